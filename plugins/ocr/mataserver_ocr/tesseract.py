@@ -7,8 +7,9 @@ Regions are lines; a confidence is the mean of the words' own, which the engine 
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+import contextlib
+import time
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelSpec, OcrResult
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
 
@@ -53,10 +55,10 @@ class TesseractParams(Params, frozen=True):
 class Engine(Protocol):
     """Runs Tesseract on one picture."""
 
-    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
-        """Return the columns of Tesseract's table: one row per block, paragraph, line and word.
+    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
+        """Return the words of a picture in reading order.
 
-        Raises ``BadRequest`` when it takes longer than the setting ``timeout``.
+        Raises ``TimeoutError`` when it takes longer than ``seconds``, more than 0.
         """
         ...
 
@@ -130,13 +132,25 @@ class Tesseract:
         height, width = image.shape[:2]
         if max(height, width) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
-        found = _lines(self._engine.words(image, codes), height, width)
-        confidence = _mean_confidence(found)
-        if found and confidence < LOW_CONFIDENCE:
-            turned = _lines(self._engine.words(image[::-1, ::-1].copy(), codes), height, width)
-            if _mean_confidence(turned) > confidence + MIN_GAIN:
-                found = [_rotated_back(line, height, width) for line in turned]
+        begun, timeout = time.monotonic(), self._settings.timeout
+        try:
+            found = _lines(self._engine.words(image, codes, timeout), height, width)
+        except TimeoutError:
+            raise BadRequest(f"tesseract did not finish this image within {timeout:g} s") from None
+        left = timeout - (time.monotonic() - begun)
+        if found and left > 0 and _mean_confidence(found) < LOW_CONFIDENCE:
+            turned = self._read_turned(image, codes, left)
+            if _mean_confidence(turned) > _mean_confidence(found) + MIN_GAIN:
+                found = turned
         return regions.result(found, least)
+
+    def _read_turned(self, image: Image, codes: str, seconds: float) -> list[TextRegion]:
+        """Return the lines of an image read upside down; none if that takes longer."""
+        height, width = image.shape[:2]
+        with contextlib.suppress(TimeoutError):
+            words = self._engine.words(image[::-1, ::-1].copy(), codes, seconds)
+            return [_rotated_back(each, height, width) for each in _lines(words, height, width)]
+        return []
 
 
 def _mean_confidence(lines: Sequence[TextRegion]) -> float:
@@ -155,23 +169,17 @@ def _rotated_back(line: TextRegion, height: int, width: int) -> TextRegion:
     )
 
 
-def _lines(words: dict[str, list[Any]], height: int, width: int) -> list[TextRegion]:
-    """Join Tesseract's words to lines; rows without text are its blocks and paragraphs."""
-    lines: dict[tuple[int, int, int], list[int]] = {}
-    for i, text in enumerate(words["text"]):
-        if text.strip() and float(words["conf"][i]) >= 0:
-            key = (words["block_num"][i], words["par_num"][i], words["line_num"][i])
-            lines.setdefault(key, []).append(i)
+def _lines(words: Sequence[Word], height: int, width: int) -> list[TextRegion]:
+    """Join Tesseract's words to lines."""
+    lines: dict[tuple[str, ...], list[Word]] = {}
+    for word in words:
+        lines.setdefault(word.line, []).append(word)
     read = []
     for members in lines.values():
-        box = regions.bounding_box([p for i in members for p in _corners(words, i)], height, width)
+        corners = [corner for word in members for corner in (word.box[:2], word.box[2:])]
+        box = regions.bounding_box(corners, height, width)
         if box is not None:
-            text = " ".join(re.sub(r"\s+", " ", words["text"][i].strip()) for i in members)
-            mean = sum(float(words["conf"][i]) for i in members) / len(members) / 100
-            read.append(TextRegion(text, box, min(max(mean, 0.0), 1.0)))
+            text = "".join(" " * word.spaced + word.text for word in members).strip()
+            mean = sum(word.confidence for word in members) / len(members)
+            read.append(TextRegion(text, box, mean))
     return read
-
-
-def _corners(words: dict[str, list[Any]], i: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    left, top = words["left"][i], words["top"][i]
-    return (left, top), (left + words["width"][i], top + words["height"][i])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mataserver import BadRequest, Unavailable
+from mataserver import Unavailable
+from mataserver_ocr.tesseract_words import SPACES, words_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
 
@@ -34,33 +37,36 @@ class Program:
     """The system's ``tesseract``, one process per picture."""
 
     def __init__(self, settings: TesseractSettings) -> None:
-        """Keep the page segmentation mode and the timeout."""
-        self._settings = settings
+        """Keep the page segmentation mode."""
+        self._mode = settings.segmentation
 
-    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
-        """Return the table of one picture."""
-        import pytesseract
+    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
+        """Return the words of one picture."""
+        from pytesseract import pytesseract
 
+        variables = {"tessedit_create_tsv": "1", "tessedit_create_txt": "1", **SPACES}
+        options = " ".join(f"-c {name}={value}" for name, value in variables.items())
         try:
-            table: dict[str, list[Any]] = pytesseract.image_to_data(
-                _portable(image),
-                lang=codes,
-                config=f"--psm {self._settings.segmentation}",
-                output_type=pytesseract.Output.DICT,
-                timeout=self._settings.timeout,
-            )
+            # Not its ``image_to_data``, which cuts confidences to whole per cents.
+            with pytesseract.save(_portable(image)) as (base, picture):
+                pytesseract.run_tesseract(
+                    picture,
+                    base,
+                    "tsv",
+                    codes,
+                    config=f"--psm {self._mode} {options}",
+                    timeout=seconds,
+                )
+                table, text = (
+                    Path(f"{base}.{kind}").read_text(encoding="utf-8") for kind in ("tsv", "txt")
+                )
         except pytesseract.TesseractNotFoundError:
             raise Unavailable(NO_PROGRAM) from None
         except pytesseract.TesseractError:
             raise  # a subclass of RuntimeError, but not the timeout below
         except RuntimeError:
-            raise too_slow(self._settings.timeout) from None
-        return table
-
-
-def too_slow(seconds: float) -> BadRequest:
-    """Return the error for a picture that exceeded the timeout: asking again does not help."""
-    return BadRequest(f"tesseract did not finish this image within {seconds:g} s")
+            raise TimeoutError from None
+        return words_of(table, text)
 
 
 def _portable(image: Image) -> Any:

@@ -15,24 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Unavailable
-from mataserver_ocr.tesseract_program import NO_PROGRAM, too_slow
+from mataserver_ocr.tesseract_program import NO_PROGRAM
+from mataserver_ocr.tesseract_words import SPACES, words_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
 
 MAX_LOADED = 4
 """How many sets of languages stay loaded at a time."""
-
-COLUMNS = (
-    *("level", "page_num", "block_num", "par_num", "line_num", "word_num"),
-    *("left", "top", "width", "height", "conf", "text"),
-)
-"""The columns of Tesseract's table, all integers except the last two."""
 
 
 def open_engine(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
@@ -87,32 +83,19 @@ class InProcess:
         self._settings = settings
         self._engine = lru_cache(MAX_LOADED)(self._open)
 
-    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
-        """Return the table of one picture."""
+    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
+        """Return the words of one picture."""
         height, width = image.shape[:2]
         engine = self._engine(codes)
         try:
             engine.SetImageBytes(image.tobytes(), width, height, 3, 3 * width)
-            if not engine.Recognize(round(self._settings.timeout * 1000)):
-                raise too_slow(self._settings.timeout)
-            return _table(engine.GetTSVText(0))
+            if not engine.Recognize(max(1, round(seconds * 1000))):
+                raise TimeoutError
+            return words_of(engine.GetTSVText(0), engine.GetUTF8Text())
         finally:
             engine.Clear()
 
     def _open(self, codes: str) -> Any:
         return self._library.PyTessBaseAPI(
-            path=self._folder, lang=codes, psm=self._settings.segmentation
+            path=self._folder, lang=codes, psm=self._settings.segmentation, variables=dict(SPACES)
         )
-
-
-def _table(text: str) -> dict[str, list[Any]]:
-    """Convert the table's rows to columns; only rows of words have a text."""
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for row in text.splitlines():
-        cells = row.split("\t", len(COLUMNS) - 1)
-        cells += [""] * (len(COLUMNS) - len(cells))
-        for name, cell in zip(COLUMNS[:-2], cells, strict=False):
-            columns[name].append(int(cell))
-        columns["conf"].append(float(cells[-2]))
-        columns["text"].append(cells[-1])
-    return columns

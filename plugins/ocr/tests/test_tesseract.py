@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mataserver import BadRequest, InvalidParams, Unavailable
 from mataserver_ocr.options import TesseractSettings
 from mataserver_ocr.tesseract import MAX_SIDE, Program, Tesseract, TesseractParams
+from mataserver_ocr.tesseract_words import Word
 
 installed = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="the program tesseract is not installed"
@@ -65,6 +68,18 @@ def test_a_region_says_where_its_line_is(engine, write):
 
 
 @installed
+def test_a_confidence_is_the_programs(engine, write, tmp_path):
+    """It is the program's own, and not its whole per cents."""
+    image = write("Harbour")
+    Image.fromarray(image).save(tmp_path / "page.png")
+    command = ["tesseract", str(tmp_path / "page.png"), "-", "tsv"]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (row,) = [row.split("\t") for row in table.splitlines() if row.endswith("\tHarbour")]
+    (region,) = read(engine, image).regions
+    assert region.confidence == pytest.approx(float(row[10]) / 100, abs=1e-6)
+
+
+@installed
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_page_is_read_and_its_boxes_stand_where_the_text_is(
     engine, write, page, error_rate, turns
@@ -81,19 +96,49 @@ def test_a_turned_page_is_read_and_its_boxes_stand_where_the_text_is(
 
 
 class Words:
-    """An engine that has read two lines, of which the second one is faint."""
+    """An engine that reads two lines, of which the second one is faint.
 
-    def words(self, image, codes):
-        """Return a table of three words; the confidence of a line is the mean of its words'."""
-        columns = {"block_num": [1, 1, 1], "par_num": [1, 1, 1], "line_num": [1, 1, 2]}
-        places = {"left": [10, 60, 10], "top": [10, 10, 40], "width": [40] * 3, "height": [20] * 3}
-        return columns | places | {"conf": [90.0, 70.0, 30.0], "text": ["Harbour", "office", "fog"]}
+    ``turned`` is the confidence of both in a picture whose first pixel is white.
+    """
+
+    def __init__(self, turned=0.0, *, is_slow=False):
+        self.turned, self.is_slow, self.seconds = turned, is_slow, []
+
+    def words(self, image, codes, seconds):
+        """Return three words; the confidence of a line is the mean of its words'."""
+        self.seconds.append(seconds)
+        white = bool(image[0, 0, 0])
+        if white and self.is_slow:
+            raise TimeoutError
+        sure = [self.turned] * 3 if white else [0.9, 0.7, 0.3]
+        places = [("1", (10, 10, 50, 30)), ("1", (60, 10, 100, 30)), ("2", (10, 40, 50, 60))]
+        texts = ["Office", "harbour", "fog"] if white else ["Harbour", "office", "fog"]
+        return [
+            Word(text, ("1", "1", line), box, each, spaced=True)
+            for text, (line, box), each in zip(texts, places, sure, strict=True)
+        ]
+
+
+def of_words(engine):
+    """Return a model that reads with a stand-in, and a picture that is white upside down."""
+    picture = np.zeros((80, 120, 3), np.uint8)
+    picture[-1, -1] = 255
+    return Tesseract(TesseractSettings(timeout=9.0), frozenset({"eng"}), engine), picture
+
+
+def test_both_readings_of_a_faint_page_share_the_timeout():
+    """What is read upside down has the time that is left; the first reading stands without it."""
+    better, slow = Words(0.95), Words(is_slow=True)
+    assert read(*of_words(better)).text == "Office harbour\nfog"
+    assert better.seconds[0] == 9.0
+    assert 0 < better.seconds[1] < 9.0
+    assert read(*of_words(slow)).text == "Harbour office\nfog"
+    assert len(slow.seconds) == 2
 
 
 def test_what_is_less_sure_than_asked_for_is_left_out():
     """``confidence`` leaves out lines, from the text too; without it all are told."""
-    model = Tesseract(TesseractSettings(), frozenset({"eng"}), Words())
-    picture = np.zeros((80, 120, 3), np.uint8)
+    model, picture = of_words(Words())
     assert read(model, picture).text == "Harbour office\nfog"
     assert read(model, picture, confidence=0.8).text == "Harbour office"
     assert read(model, picture, confidence=0.81).regions == []

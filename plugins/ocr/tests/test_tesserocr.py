@@ -20,6 +20,7 @@ TABLE = """\
 5\t1\t1\t1\t1\t2\t80\t12\t60\t18\t90.5\t7
 5\t1\t1\t1\t2\t1\t20\t50\t50\t20\t80\tMax
 """
+TEXT = "Gate 7\nMax\n"
 
 
 class StandIn:
@@ -42,6 +43,9 @@ class StandIn:
     def GetTSVText(self, page):  # noqa: N802
         return TABLE
 
+    def GetUTF8Text(self):  # noqa: N802
+        return TEXT
+
     def Clear(self):  # noqa: N802
         self.cleared += 1
 
@@ -59,7 +63,9 @@ def test_lines_are_those_of_the_table():
     assert (first.text, first.bbox) == ("Gate 7", (20.0, 10.0, 140.0, 30.0))
     assert first.confidence == pytest.approx(0.935)
     assert (second.text, second.bbox) == ("Max", (20.0, 50.0, 70.0, 70.0))
-    assert library.opened == [{"path": "/data", "lang": "eng", "psm": 6}]
+    spaces = {"preserve_interword_spaces": "1"}
+    opened = {"path": "/data", "lang": "eng", "psm": 6, "variables": spaces}
+    assert library.opened == [opened]
     assert library.cleared == 2
 
 
