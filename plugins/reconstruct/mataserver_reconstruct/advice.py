@@ -27,14 +27,16 @@ def before(photos: list[Photo], camera: str) -> list[str]:
         return ["None of the photographs could be read; the report says why."]
     if unreadable := len(photos) - len(good):
         told.append(f"{_count(unreadable, 'photograph')} could not be read; the report says why.")
-    if len(good) < 3:
+    number = len({photo.digest for photo in good})
+    what = "photograph" if number == len(good) else "different photograph"
+    if number < 3:
         told.append(
-            f"{_count(len(good), 'photograph')} cannot give a model: take at least three, better "
-            "twelve or more, walking around the subject."
+            f"{_count(number, what)} cannot give a model: take at least three, better twelve or "
+            "more, walking around the subject."
         )
-    elif len(good) < _FEW:
+    elif number < _FEW:
         told.append(
-            f"{len(good)} photographs are few: a model needs each place in three of them. Twelve "
+            f"{_count(number, what)} are few: a model needs each place in three of them. Twelve "
             "or more around the subject, a step apart, work better."
         )
     return [*told, *_repeated(good), *_blurred(good), *_cameras(good, camera)]
@@ -52,26 +54,27 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
     """Return the advice after the models were built."""
     read = [verdict for verdict in verdicts if verdict.status != "unreadable"]
     placed = sum(verdict.pose is not None for verdict in read)
+    enough = len({verdict.photo.file for verdict in read}) >= 3
     told = []
     detailed = sum(verdict.status != "no_features" for verdict in read)
-    if len(read) >= 3 and not graph.pairs and detailed < 3:
+    if enough and not graph.pairs and detailed < 3:
         told.append(
             f"{detailed} of {len(read)} photographs have enough details to be matched; the report "
             "says what the others lack."
         )
-    elif len(read) >= 3 and not graph.pairs:
+    elif enough and not graph.pairs:
         told.append(
             "No two photographs overlap enough to be matched. Each should show two thirds of what "
             "the one before shows, from a step aside."
         )
-    elif len(read) >= 3 and not placed:
+    elif enough and not placed:
         told.append(_unplaced(graph))
-    elif len(read) >= 3 and placed < len(read) / 2:
+    elif enough and placed < len(read) / 2:
         told.append(
             f"Only {placed} of {len(read)} photographs found their place. The others overlap too "
             "little with these, or show them from too different a side: take some in between."
         )
-    elif len(read) >= 3 and placed < len(read):
+    elif enough and placed < len(read):
         lost = [verdict.photo.name for verdict in read if verdict.pose is None]
         told.append(f"{_count(len(lost), 'photograph')} found no place: {_some(lost)}.")
     return told + _scenes(graph, scenes, {verdict.model for verdict in read if verdict.model})

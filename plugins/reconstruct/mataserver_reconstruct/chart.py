@@ -17,18 +17,22 @@ _OUT = "#999"
 
 def svg(verdicts: list[Verdict], pairs: list[Pair]) -> str:
     """Return the graph as SVG: the thicker a line, the more matches agree."""
-    places = {v.photo.file: _place(at, len(verdicts)) for at, v in enumerate(verdicts)}
+    places = [_place(at, len(verdicts)) for at in range(len(verdicts))]
+    of_file = {
+        verdict.photo.file: place
+        for verdict, place in zip(reversed(verdicts), reversed(places), strict=True)
+    }  # of photographs that are the same, the first one's
     scenes = sorted({v.scene for v in verdicts if v.pose is not None})
     colours = {scene: _COLOURS[at % len(_COLOURS)] for at, scene in enumerate(scenes)}
     strongest = max((pair.inliers for pair in pairs), default=1)
-    lines = [_line(pair, places, strongest) for pair in sorted(pairs, key=lambda p: p.inliers)]
+    lines = [_line(pair, of_file, strongest) for pair in sorted(pairs, key=lambda p: p.inliers)]
     dots = [
-        _dot(at, verdict, places[verdict.photo.file], colours)
-        for at, verdict in enumerate(verdicts)
+        _dot(at, verdict, place, colours)
+        for at, (verdict, place) in enumerate(zip(verdicts, places, strict=True))
     ]
     body = "".join((*lines, *dots))
     # Fit the height to the contents: three photographs leave the lowest quarter empty.
-    heights = [y for _, y in places.values()] or [_SIDE / 2]
+    heights = [y for _, y in places] or [_SIDE / 2]
     top, height = min(heights) - _MARGIN, max(heights) - min(heights) + 2 * _MARGIN
     return f'<svg viewBox="0 {top:.1f} {_SIDE} {height:.1f}" role="img">{body}</svg>'
 

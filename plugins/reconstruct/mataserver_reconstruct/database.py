@@ -26,13 +26,16 @@ _POLL_SECONDS = 0.5
 def graph(workspace: Workspace) -> Graph:
     """Return the photographs with their verified pairs."""
     with pycolmap.Database.open(workspace.database) as opened:
-        names = {image.image_id: image.name for image in opened.read_all_images()}
+        own = {photo.file for photo in workspace.photos}  # an older version read copies, too
+        images = (image for image in opened.read_all_images() if image.name in own)
+        names = {image.image_id: image.name for image in images}
         keypoints = {name: opened.num_keypoints_for_image(at) for at, name in names.items()}
         pairs = []
         for both, geometry in zip(*opened.read_two_view_geometries(), strict=True):
             inliers = len(geometry.inlier_matches)
-            if inliers >= MIN_INLIERS:
-                first, second = (names[at] for at in pycolmap.pair_id_to_image_pair(both))
+            ends = pycolmap.pair_id_to_image_pair(both)
+            if inliers >= MIN_INLIERS and names.keys() >= set(ends):
+                first, second = (names[at] for at in ends)
                 motion = pycolmap.TwoViewGeometryConfiguration(geometry.config).name
                 pairs.append(Pair(min(first, second), max(first, second), inliers, motion))
     return Graph(keypoints, sorted(pairs))

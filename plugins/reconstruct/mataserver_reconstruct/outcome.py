@@ -91,7 +91,7 @@ class Outcome:
 
     def _pairs(self) -> list[dict[str, Any]]:
         """Return the matched pairs, those with most matches first."""
-        names = {verdict.photo.file: verdict.photo.name for verdict in self.verdicts}
+        names = {each.photo.file: each.photo.name for each in reversed(self.verdicts)}
         pairs = sorted(self.graph.pairs, key=lambda pair: -pair.inliers)
         return [
             {"first": names[pair.first], "second": names[pair.second], "inliers": pair.inliers}
@@ -100,11 +100,11 @@ class Outcome:
 
     def _poses(self, model: Model) -> dict[str, Any]:
         """Return a model's cameras, in pixels of the original photographs."""
-        photos = {verdict.photo.file: verdict.photo for verdict in self.verdicts}
-        return {
-            "model": model.name,
-            "views": [camera(view, photos[view.file]) for view in model.views],
-        }
+        photos: dict[str, list[Photo]] = {}  # several where some are the same
+        for verdict in self.verdicts:
+            photos.setdefault(verdict.photo.file, []).append(verdict.photo)
+        views = [camera(view, photo) for view in model.views for photo in photos[view.file]]
+        return {"model": model.name, "views": views}
 
     def _cluster(self, at: int, model: Model, cloud: Cloud) -> dict[str, Any]:
         points = len(cloud.xyz)

@@ -46,7 +46,8 @@ class Photo(Struct, frozen=True, kw_only=True):
 
     name:     its unique name.
     path:     in the input.
-    file:     in ``work/photos``; "" when it cannot be read, with the reason in ``problem``.
+    file:     in ``work/photos``; "" when it cannot be read, with the reason in ``problem``. See
+              ``share_copies``.
     width, height: in pixels, of the working copy.
     stored:   bytes of the working copy.
     original: width and height of the photograph, upright.
@@ -216,9 +217,27 @@ def _copy_unchanged(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
     return same
 
 
+def share_copies(photos: list[Photo]) -> list[Photo]:
+    """Return the photographs, those of the same bytes with the working copy of the first one.
+
+    A photograph must not confirm itself: two, one of them several times, would give a model.
+    """
+    first: dict[str, str] = {}
+    return [
+        msgspec.structs.replace(photo, file=first.setdefault(photo.digest, photo.file))
+        if photo.file
+        else photo
+        for photo in photos
+    ]
+
+
 def readable(photos: list[Photo]) -> list[Photo]:
-    """Return the photographs that can be used."""
-    return [photo for photo in photos if photo.file]
+    """Return the photographs that can be used, one of each working copy: the first."""
+    first: dict[str, Photo] = {}
+    for photo in photos:
+        first.setdefault(photo.file, photo)
+    first.pop("", None)
+    return list(first.values())
 
 
 def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

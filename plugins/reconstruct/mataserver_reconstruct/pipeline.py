@@ -78,7 +78,7 @@ def run(job: Job) -> dict[str, Any]:
     matchers.check(asked.matcher, settings)
     workspace.discard_stale(job, asked, settings)
     threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
-    every = photos.prepare(job, asked)
+    every = photos.share_copies(photos.prepare(job, asked))
     scale.check(asked, every)
     made = workspace.Workspace(job.work, photos.readable(every), asked, Native(job), settings)
     told = advice.left_out(intake.left_out(job.input)) + advice.before(every, asked.camera)
@@ -199,7 +199,7 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
 
 def _overlaid(job: Job, made: Workspace, found: _Findings, placed: list[Model]) -> list[str]:
     """Return the advice about models that lie on top of themselves."""
-    names = {photo.file: photo.name for photo in found.photos}
+    names = {photo.file: photo.name for photo in made.photos}
     told = []
     for model in placed:
         pair = overlaid.contradiction(model, made.folder, lambda: job.stopping)

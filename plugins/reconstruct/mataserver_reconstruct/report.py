@@ -97,7 +97,9 @@ def _lost(verdicts: list[Verdict]) -> str:
 
 
 def _models(outcome: Outcome) -> list[str]:
-    numbers = {v.photo.file: at + 1 for at, v in enumerate(outcome.verdicts)}
+    numbers: dict[str, int] = {}
+    for number, verdict in enumerate(outcome.verdicts, 1):
+        numbers.setdefault(verdict.photo.file, number)
     told = []
     for model, cloud in zip(outcome.models, outcome.clouds, strict=True):
         error = f"{model.errors.mean():.2f} pixels" if len(model.errors) else "unknown"

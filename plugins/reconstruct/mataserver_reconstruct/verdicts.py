@@ -30,7 +30,7 @@ class Verdict:
     pose:   its view in that model, None without one.
     model:  the name of that model, or "".
     status: ``registered``, ``unreadable``, ``no_features``, ``no_verified_pair``, ``not_in_model``.
-    reason: a sentence for the photographer; "" when it is registered.
+    reason: a sentence for the photographer; "" when it is registered and no copy of another one.
     """
 
     photo: Photo
@@ -63,11 +63,13 @@ def _verdict(
     photos: list[Photo],
 ) -> Verdict:
     count = graph.keypoints.get(photo.file, 0)
+    names = {each.file: each.name for each in reversed(photos)}  # of copies the first one's
     if photo.file in placed:
         model, view = placed[photo.file]
-        return Verdict(photo, scene_of(model), view, model.name, "registered", "", count)
+        first = names[photo.file]
+        why = "" if first == photo.name else f"It is the same file as {first}, and counts once."
+        return Verdict(photo, scene_of(model), view, model.name, "registered", why, count)
     scene = f"cluster{of_scene[photo.file]}" if photo.file in of_scene else OUTLIERS
-    names = {each.file: each.name for each in photos}
     status, reason = _status_and_reason(photo, graph, names, set(placed))
     return Verdict(photo, scene, None, "", status, reason, count)
 
