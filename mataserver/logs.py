@@ -134,6 +134,8 @@ def configure(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         logging.getLogger("asyncio").setLevel(logging.WARNING)
+        # It warns of each socket that offers other protocols, with all that a stranger offered.
+        logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 
 def _capture_output() -> None:

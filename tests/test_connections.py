@@ -166,6 +166,9 @@ async def test_repeated_refusals_are_one_line_with_a_count(caplog):
     ]
 
 
+PNG = {"Content-Type": "image/png"}
+
+
 async def test_refusals_of_requests_are_counted_in_the_log(data_dir, caplog):
     """A server that refuses many requests in a second writes one line at once, not one for each."""
     async with (
@@ -179,6 +182,20 @@ async def test_refusals_of_requests_are_counted_in_the_log(data_dir, caplog):
         assert statuses == [201] + [503] * 19
         lines = [each.message for each in caplog.records if "concurrent sessions" in each.message]
         assert len(lines) in {1, 2}
+
+
+async def test_what_has_no_room_is_counted_in_the_log(data_dir, png, caplog):
+    """A client that asks for it again and again does not fill the log."""
+    async with (
+        testing.serving(data_dir, engine="thread") as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        query = {"model": "fake-detect", "behave": "memory"}
+        for _ in range(20):
+            async with http.post("/v1/infer", params=query, data=png, headers=PNG) as response:
+                assert response.status == 507, await response.text()
+    lines = [each for each in caplog.records if each.name == "mataserver.http"]
+    assert len(lines) in {1, 2}
 
 
 PORTS = """

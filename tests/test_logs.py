@@ -155,3 +155,25 @@ def test_an_error_with_a_whole_body_in_its_text_is_shortened(formatter):
     assert len(line) < 3 * logs.MAX_ENTRY
     assert "ValueError: begins" in line
     assert line.count("begins") == line.count("ends") == line.count("are left out") == 2
+
+
+STRANGER = """
+import asyncio, sys
+import aiohttp
+from mataserver import logs, testing
+
+async def main():
+    async with testing.serving(sys.argv[1]) as served, aiohttp.ClientSession(served.url) as http:
+        async with http.ws_connect("/v1/stream/none", protocols=["foreign" * 1000]) as socket:
+            assert (await socket.receive()).data == 4001
+
+logs.configure("info", "text")
+asyncio.run(main())
+"""
+
+
+def test_what_a_stranger_offers_is_not_logged(tmp_path):
+    """A WebSocket without a key that offers protocols writes nothing into the log."""
+    command = [sys.executable, "-c", STRANGER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "foreign" in done.stderr) == (0, False), done.stderr[-2000:]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.hdrs import METH_ALL
 
+from mataserver import errors
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
@@ -250,13 +251,14 @@ class _Dispatcher:
     ) -> None:
         """Log a failure of the server, with the traceback of its ``cause``.
 
-        Overload errors are logged at most once per second, without one: where descriptors or
-        threads ran out says nothing of why.
+        Those of overload (503, 507) are logged at most once per second, and those of 503 without
+        one: where descriptors or threads ran out says nothing of why.
         """
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
-            if error.status == Unavailable.status:
-                self._refusals.warn(error.detail, line)
+            cause = None if error.status == Unavailable.status else cause
+            if error.status in {Unavailable.status, errors.OutOfMemory.status}:
+                self._refusals.warn(error.detail, line, cause)
             else:
                 log.warning("%s", line, exc_info=cause)
 
