@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from mataserver import config
 from mataserver.config import ApiKey, ConfigError, Settings, moved
+from mataserver.config.settings import Key, Text
 
 
 def load(folder, yaml=None, dotenv=None, env=None, **overrides):
@@ -163,7 +165,7 @@ def test_every_simple_setting_has_its_variable(tmp_path):
         name = f"MATA_SERVER_{field.name.upper()}"
         if field.name in {"models", "plugins"}:
             continue
-        if field.type in {str, list[str], list[str | ApiKey], str | None}:
+        if field.type in {Text, Text | None, Key | None, list[Key | ApiKey]}:
             assert load(tmp_path, env={name: "x"}) != Settings()
         else:
             assert complaint(tmp_path, env={name: "???"}).startswith(f"environment: {name}: ")
@@ -304,6 +306,31 @@ def test_keys_of_both_settings_count_once(tmp_path):
     made = load(tmp_path, env={"MATA_SERVER_API_KEYS": "a,b,a", "MATA_SERVER_API_KEY": "b"})
     assert made.keys == ("a", "b")
     assert load(tmp_path, env={"MATA_SERVER_API_KEY": ""}).keys == ()
+
+
+@pytest.mark.parametrize("key", [" k-1", "k-1\n", "k\t1", "\x7fk-1"])
+def test_a_key_that_no_request_can_carry_is_refused(tmp_path, key):
+    """The file of a secret may end with a new line: nobody would get in, and nobody told why."""
+    for place, given in (
+        ("MATA_SERVER_API_KEY", {"env": {"MATA_SERVER_API_KEY": key}}),
+        ("api_keys[1]", {"yaml": f"api_keys: [good, {json.dumps(key)}]"}),
+        ("api_keys[0].key", {"yaml": f"api_keys: [{{key: {json.dumps(key)}}}]"}),
+    ):
+        folder = tmp_path / place
+        folder.mkdir()
+        told = complaint(
+            folder, said=(f"{place}: expected a key that a request can carry",), **given
+        )
+        assert "k-1" not in told
+
+
+@pytest.mark.parametrize("name", ["host", "data_dir", "shared_dir"])
+def test_an_empty_address_or_directory_is_refused(tmp_path, name):
+    """A variable whose value was forgotten opens no server to everybody."""
+    complaint(tmp_path, said=(name, "length >= 1"), yaml=f"{name}: ''")
+    (tmp_path / "mataserver.yaml").unlink()
+    variable = f"MATA_SERVER_{name.upper()}"
+    complaint(tmp_path, said=(variable, "length >= 1"), env={variable: ""})
 
 
 def test_a_megabyte_is_a_million_bytes(tmp_path):

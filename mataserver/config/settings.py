@@ -47,6 +47,15 @@ RayAddress = Annotated[
         description="auto, or HOST:PORT",
     ),
 ]
+Text = Annotated[str, Meta(min_length=1)]
+"""Not empty, as a variable without its value is: every address, or the working directory."""
+Key = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!\s)[^\x00-\x1f\x7f]*(?<!\s)\Z",
+        description="a key that a request can carry: no space at an end, no control character",
+    ),
+]
 Scope = Literal[
     "infer",
     "models:read",
@@ -161,7 +170,7 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scopes: its permissions, of those that docs/config.md lists; None for all.
     """
 
-    key: Annotated[str, Meta(min_length=1, max_length=512)]
+    key: Annotated[Key, Meta(min_length=1, max_length=512)]
     name: Annotated[str, Meta(min_length=1, max_length=64)] = "key"
     scopes: list[Scope] | None = None
 
@@ -172,14 +181,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Times are in seconds, sizes as their names say. docs/config.md describes every field.
     """
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     port: Port = 8110
     auth_mode: Literal["api_key", "none"] = "api_key"
-    api_keys: list[str | ApiKey] = []
-    api_key: str | None = None
+    api_keys: list[Key | ApiKey] = []
+    api_key: Key | None = None
     cors_origins: list[Origin] = []
-    data_dir: str = "~/.mataserver"
-    shared_dir: str | None = None
+    data_dir: Text = "~/.mataserver"
+    shared_dir: Text | None = None
     frontend_address: FrontendAddress | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
