@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from conftest import picture
@@ -150,3 +154,32 @@ async def test_a_stream_that_is_no_generator(client):
     answer = await client.post("/v1/infer?model=listed", data=PNG)
     said = "The model returned an invalid result: listed: stream returned a list, not a generator"
     assert (answer.status, await answer.json()) == (500, {"detail": said})
+
+
+PRELOAD = """
+from mataserver import logs
+from mataserver.engines import zygote
+logs.configure("info", "text")
+zygote.preload(["exits", "starts", "quiet"])
+"""
+STARTS = """
+import threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+
+
+def test_what_a_preloaded_module_does_to_its_workers(tmp_path):
+    """One that exits ended the zygote, and so every model; threads are not there after a fork."""
+    (tmp_path / "exits.py").write_text("import sys; sys.exit(4)")
+    (tmp_path / "starts.py").write_text(STARTS)
+    (tmp_path / "quiet.py").write_text("")
+    ran = subprocess.run(
+        [sys.executable, "-c", PRELOAD],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert "could not preload exits" in ran.stderr
+    told = [line.partition("preload: ")[2] for line in ran.stderr.splitlines() if "threads" in line]
+    assert told == ["starts starts threads, which workers do not have: they may wait for ever"]

@@ -87,6 +87,15 @@ def errors(lines):
 # plugins
 
 
+def test_what_a_plugin_prints_is_no_output(terminal):
+    """It goes to stderr: a program may read what a command writes to stdout."""
+    terminal.install("chatty", f'print("imported")\n{ROUTES}', mataserver={"chatty": "chatty"})
+    result = terminal.run("plugins")
+    assert "imported" in result.stderr
+    assert "imported" not in result.stdout
+    assert "chatty" in result.stdout
+
+
 @pytest.mark.parametrize(("limit", "warned"), [(1_048_576, True), (64, False), (0, False)])
 def test_requests_that_may_fill_the_memory(terminal, limit, warned):
     """The limit of all bodies together is compared with the memory that there is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -111,7 +112,9 @@ def discover(settings: Settings, problems: list[config.ConfigError] | None = Non
     logs.configure(settings.log_level, "text")  # a person reads it, whatever the server's format
     given = {name: value for name, value in settings.plugins.items() if name != "strict"}
     lenient = msgspec.structs.replace(settings, plugins=given)
-    with contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log):
+    quiet = contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log)
+    # What a plugin prints when it is imported is no part of a command's output.
+    with quiet, contextlib.redirect_stdout(sys.stderr):
         return host.discover(lenient, problems=problems)
 
 

@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -53,11 +54,18 @@ def preload(modules: list[str]) -> None:
     gc.disable()
     importlib.import_module("mataserver.engines.worker_main")
     importlib.import_module("mataserver.processes.landlock")
+    threads = threading.active_count()
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception:
+        except BaseException:  # also sys.exit, and a panic of a library in Rust
             log.exception("could not preload %s", name)
+        if (running := threading.active_count()) > threads:
+            threads = running
+            log.warning(
+                "preload: %s starts threads, which workers do not have: they may wait for ever",
+                name,
+            )
     gc.freeze()
     gc.enable()
 

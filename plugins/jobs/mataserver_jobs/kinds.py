@@ -82,6 +82,9 @@ class JobKind:
         label = f"the kind of jobs {self.name}"
         if not (inspect.isroutine(self.run) and self.run.__qualname__.isidentifier()):
             raise MataError(f"{label}: run must be a function at the top level of its module")
+        for name, given in (("run", "job"), ("told", "result"), ("check", "spec")):
+            if problem := _call_problem(getattr(self, name), given):
+                raise MataError(f"{label}: {name} {problem}")
         if not (isinstance(self.spec, type) and issubclass(self.spec, Struct)):
             raise MataError(f"{label}: spec must be a msgspec.Struct type")
         for stage, share in self.stages.items():
@@ -89,6 +92,20 @@ class JobKind:
                 raise MataError(
                     f"{label}: the stage {stage!r} needs its first and last percent, from 0 to 100"
                 )
+
+
+def _call_problem(function: Callable[..., object] | None, given: str) -> str:
+    """Return why a function cannot be called with one argument, without waiting; else nothing."""
+    if function is None:
+        return ""
+    if inspect.iscoroutinefunction(function):
+        return "must be a plain def, not async def"
+    signature = inspect.signature(function)
+    try:
+        signature.bind(given)
+    except TypeError:
+        return f"is called with ({given}), and takes {signature}"
+    return ""
 
 
 def _is_share(given: object) -> bool:

@@ -13,6 +13,14 @@ from mataserver_jobs.api import JobsService
 SOUND = {"name": "count", "run": job_functions.count, "spec": Struct}
 
 
+def nothing():
+    """Takes no job."""
+
+
+async def wait(_job):
+    """Waits, and nobody waits for it."""
+
+
 class Task:
     """Has a function that no process could import by its name."""
 
@@ -29,6 +37,10 @@ class Task:
         ({"run": lambda _job: None}, "count: run must be a function at the top level"),
         ({"run": Task.run}, "count: run must be a function at the top level"),
         ({"run": Task}, "count: run must be a function at the top level"),
+        ({"run": nothing}, "count: run is called with (job), and takes ()"),
+        ({"run": wait}, "count: run must be a plain def, not async def"),
+        ({"told": nothing}, "count: told is called with (result), and takes ()"),
+        ({"check": wait}, "count: check must be a plain def, not async def"),
         ({"spec": dict}, "count: spec must be a msgspec.Struct type"),
         ({"spec": Struct()}, "count: spec must be a msgspec.Struct type"),
         ({"stages": {"counting": (0, 300)}}, "the stage 'counting' needs its first and last"),
