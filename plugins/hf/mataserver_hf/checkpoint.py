@@ -20,11 +20,11 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.generation import configuration_utils
 from transformers.utils import logging as transformers_logging
 
-from mataserver import MataError, Unavailable, check_checkpoint
+from mataserver import BadRequest, MataError, Unavailable, check_checkpoint
 from mataserver_hf import generation_settings
-from mataserver_hf.compilation import Compiler
+from mataserver_hf.compilation import Compiler, noise_image
 from mataserver_hf.network import Network
-from mataserver_hf.preprocessor import Preprocessor
+from mataserver_hf.preprocessor import PROBE_SIZES, Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +73,7 @@ class Checkpoint:
         self._dtype = choose_dtype(ctx.dtype, self._device)
         self._compiler = Compiler(ctx)
         self._network: Network
+        self._preprocessor: Preprocessor | None = None
         if ctx.threads > 0:
             torch.set_num_threads(ctx.threads)
         _logging.set_verbosity_error()
@@ -104,10 +105,30 @@ class Checkpoint:
         """Return ``model``, which runs this checkpoint's network, compiled if so configured.
 
         ``params`` are valid parameters for a trial run. Raises ``MataError`` when the network
-        cannot be compiled.
+        cannot be compiled, and what ``tried`` raises.
         """
+        self.tried(model, params)
         if self._compiler.wanted:
             self._compiler.compile(self.name, model, self._network, params)
+        return model
+
+    def tried(self, model: M, params: Params) -> M:
+        """Return ``model``, which runs this checkpoint's network on what its processor makes.
+
+        Where the files leave a doubt that it can, it has to answer for an image. Raises
+        ``MataError`` where it cannot: each request would fail.
+        """
+        if self._preprocessor is not None and self._preprocessor.may_not_fit(self._network.config):
+            try:
+                model.predict([noise_image(PROBE_SIZES[0])], [params])  # type: ignore[attr-defined]
+            except torch.OutOfMemoryError:
+                raise
+            except (BadRequest, RuntimeError, ValueError) as error:
+                why = " ".join(str(error).split())[:_MAX_REASON]
+                raise MataError(
+                    f"the network of {self.name} does not take what its image processor makes of "
+                    f"an image: {why}"
+                ) from error
         return model
 
     def preprocessor(self) -> Preprocessor:
@@ -118,7 +139,8 @@ class Checkpoint:
         """
         with self._reading("image processor configuration"):
             processor = _processors.from_pretrained(self._path, backend="pil", **_LOCAL)
-        return Preprocessor(processor, self.max_pixels)
+        self._preprocessor = Preprocessor(processor, self.max_pixels)
+        return self._preprocessor
 
     def uncropped_preprocessor(self) -> Preprocessor:
         """Open the image processor of a network whose outputs refer to places in the image.

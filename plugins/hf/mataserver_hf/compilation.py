@@ -69,7 +69,7 @@ class Compiler:
             network.forward = _DynamicForward(compiled, dynamic_sides)
             with torch._dynamo.config.patch(_OPTIONS):  # noqa: SLF001 - torch has no other name
                 for count in range(1, min(self._ctx.max_batch, 2) + 1):
-                    model.predict([_noise_image(_WIDE)] * count, [params] * count)
+                    model.predict([noise_image(_WIDE)] * count, [params] * count)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError) as error:
@@ -132,7 +132,7 @@ def _dynamic_sides(model: Any, network: Network, params: Params) -> dict[str, li
     recorder = _Recorder(plain)
     network.forward = recorder
     for size in (_WIDE, _TALL):
-        model.predict([_noise_image(size)], [params])
+        model.predict([noise_image(size)], [params])
     network.forward = plain
     wide, tall = recorder.shapes
     return {name: list(_differing_sides(shape, tall[name])) for name, shape in wide.items()}
@@ -142,7 +142,7 @@ def _differing_sides(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[i
     return (side for side, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
 
 
-def _noise_image(size: tuple[int, int]) -> NDArray[np.uint8]:
+def noise_image(size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return a random picture ``[H, W, 3]``, so that no network's output is all zeros."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 

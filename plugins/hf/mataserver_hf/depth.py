@@ -180,9 +180,20 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
     preprocessor = checkpoint.uncropped_preprocessor()
     if network.config.model_type == "glpn":
+        _check_step(spec.name, network.config, preprocessor.processor)
         preprocessor = Preprocessor(_Reducing(preprocessor.processor), checkpoint.max_pixels)
     _set_patch_size(network.config, preprocessor)
     return checkpoint.compiled(DepthEstimator(network, preprocessor), DepthParams())
+
+
+def _check_step(name: str, config: Any, processor: Any) -> None:
+    """Raise ``MataError`` for a GLPN whose processor makes images that its network cannot take."""
+    least = math.prod(config.strides)
+    if processor.do_resize and processor.size_divisor % least:
+        raise MataError(
+            f"the network of {name} takes images whose sides are multiples of {least} pixels, but "
+            f"its image processor makes multiples of {processor.size_divisor} (size_divisor)"
+        )
 
 
 def _set_patch_size(config: Any, preprocessor: Preprocessor) -> None:

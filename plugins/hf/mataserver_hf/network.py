@@ -25,6 +25,16 @@ _TOO_SMALL = re.compile(
     r"|Expected more than 1 (value per channel|spatial element) when training"
 )
 
+# How torch and transformers say that a network takes images of other sizes alone, or of sides that
+# are multiples of a number.
+_UNFIT = re.compile(
+    r"doesn't match model"
+    r"|[Tt]he size of tensor a .* must match"
+    r"|Sizes of tensors must match"
+    r"|is invalid for input of size"
+    r"|expected input.* to have \d+ channels"
+)
+
 
 def end_tokens(settings: Any) -> frozenset[int]:
     """Return the tokens that end a text by a checkpoint's settings for generating texts."""
@@ -55,19 +65,22 @@ def not_finite_text(module: torch.nn.Module, dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def _too_small_told(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Convert what torch raises for images that are too small into one sentence."""
+def _size_told(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Convert what torch raises for images of a size that a network does not take."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        pixels = tensors.get("pixel_values")
-        if pixels is None or _TOO_SMALL.search(str(error)) is None:
+        pixels, told = tensors.get("pixel_values"), str(error)
+        if pixels is None or pixels.dim() != 4:
+            raise
+        if _TOO_SMALL.search(told):
+            why = "is too small or too narrow for this model"
+        elif _UNFIT.search(told):
+            why = "does not fit this model, whose network takes other sizes"
+        else:
             raise
         height, width = pixels.shape[-2:]
-        raise BadRequest(
-            f"an image that is resized to {width}x{height} pixels is too small or too narrow for "
-            "this model"
-        ) from error
+        raise BadRequest(f"an image that is resized to {width}x{height} pixels {why}") from error
 
 
 class Network:
@@ -131,9 +144,10 @@ class Network:
 
         Floating point tensors and pixels are cast to the weights' format; ``options`` are passed on
         unchanged.
-        Raises ``BadRequest`` for images of which too little is left inside the network.
+        Raises ``BadRequest`` for images of a size that the network does not take, and for those of
+        which too little is left inside it.
         """
-        with torch.inference_mode(), _too_small_told(tensors):
+        with torch.inference_mode(), _size_told(tensors):
             placed = {name: self._to_device(tensor) for name, tensor in tensors.items()}
             call = getattr(self._module, method) if method else self.forward
             return call(**placed, **options)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CACHED_SIZES = 64
 """Image sizes whose prepared size is cached: finding it costs as much as preparing an image."""
 
-_PROBE_SIZES = ((300, 400), (400, 300))
+PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a processor's output size depends on its input's."""
 
 _LONGEST = 8
@@ -38,6 +38,7 @@ _UNPREPARED = (ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 _LEVIT_SHARE = 224 / 256
 _CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
 
+_STRIDE = 32
 _MOST_SQUARES = 16
 """How often the size that a processor states may fit into an image whose shape it keeps.
 
@@ -82,8 +83,19 @@ class Preprocessor:
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """The ``(height, width)`` of every prepared image; None where it depends on the image."""
-        first, second = (self._sides(size, padded=True) for size in _PROBE_SIZES)
+        first, second = (self._sides(size, padded=True) for size in PROBE_SIZES)
         return first if first == second else None
+
+    def may_not_fit(self, config: Any) -> bool:
+        """Whether ``config`` leaves a doubt that its network takes what this makes of images.
+
+        It states the size of images that many networks take alone; others need sides that can be
+        halved five times. There is no doubt of images that keep their shape: some may fit.
+        """
+        fixed, stated = self.fixed_size, set(_stated_sizes(config))
+        if fixed is None or fixed in stated:
+            return False
+        return bool(stated) or any(side % _STRIDE for side in fixed)
 
     @property
     def crops(self) -> bool:
@@ -206,6 +218,16 @@ class Preprocessor:
         return dict(prepared(image, prepare).items())
 
 
+def _stated_sizes(config: Any) -> Iterator[Size]:
+    """Yield the sizes of images that a network's configuration and those of its parts state."""
+    for part in ("", "vision_config", "backbone_config"):
+        size = getattr(getattr(config, part, None) if part else config, "image_size", None)
+        if isinstance(size, int):
+            yield size, size
+        elif size is not None:
+            yield int(size[0]), int(size[1])
+
+
 def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], Any]) -> Any:
     """Return what a processor of transformers makes of an image.
 
@@ -219,7 +241,7 @@ def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], An
         if "DefaultCPUAllocator" in str(error):  # ZoeDepth's resizes with torch
             raise
         try:
-            prepare(np.zeros((*_PROBE_SIZES[0], 3), np.uint8))
+            prepare(np.zeros((*PROBE_SIZES[0], 3), np.uint8))
         except _UNPREPARED as fault:
             why = f"{type(fault).__name__}: {fault}".partition("\n")[0][:200]
             raise MataError(f"The processor of this model prepares no image: {why}") from error

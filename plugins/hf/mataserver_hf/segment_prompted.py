@@ -113,7 +113,9 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PromptedSegmenter:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(TwoStepCLIPSeg)
-    return PromptedSegmenter(network, checkpoint.uncropped_preprocessor(), checkpoint.tokenizer())
+    preprocessor, tokenizer = checkpoint.uncropped_preprocessor(), checkpoint.tokenizer()
+    model = PromptedSegmenter(network, preprocessor, tokenizer)
+    return checkpoint.tried(model, PromptedParams(prompts=("a",)))
 
 
 def accepts(files: ModelFiles) -> bool:

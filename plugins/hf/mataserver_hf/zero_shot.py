@@ -135,7 +135,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForZeroShotImageClassification)
-    return ZeroShotClassifier(network, checkpoint.preprocessor(), checkpoint.tokenizer())
+    model = ZeroShotClassifier(network, checkpoint.preprocessor(), checkpoint.tokenizer())
+    return checkpoint.tried(model, ZeroShotParams(prompts=("a",)))
 
 
 def accepts(files: ModelFiles) -> bool:

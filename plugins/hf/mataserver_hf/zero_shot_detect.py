@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import DetectResult, LoadContext, ModelSpec
+    from mataserver_hf.checkpoint import Checkpoint
     from mataserver_hf.network import Network
     from mataserver_hf.preprocessor import Preprocessor
     from mataserver_hf.prompts import Prompts
@@ -219,7 +220,9 @@ def _groups(
             yield prompts, [indices[place] for place in places], tensors
 
 
-def _load_parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Preprocessor, Any]:
+def _open(
+    spec: ModelSpec, ctx: LoadContext
+) -> tuple[Checkpoint, tuple[Network, Preprocessor, Any]]:
     installation.check()
     from transformers import AutoModelForZeroShotObjectDetection
 
@@ -227,21 +230,22 @@ def _load_parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Preprocesso
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForZeroShotObjectDetection)
-    return network, checkpoint.uncropped_preprocessor(), checkpoint.tokenizer()
+    return checkpoint, (network, checkpoint.uncropped_preprocessor(), checkpoint.tokenizer())
 
 
 def load_owl(spec: ModelSpec, ctx: LoadContext) -> OwlDetector:
     """Load OWL-ViT or OWLv2.
 
-    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
-    device.
+    Raises ``MataError`` for a checkpoint that is incomplete or whose parts do not fit each other,
+    and ``Unavailable`` for a missing package or device.
     """
-    return OwlDetector(*_load_parts(spec, ctx))
+    checkpoint, parts = _open(spec, ctx)
+    return checkpoint.tried(OwlDetector(*parts), OwlParams(prompts=("a",)))
 
 
 def load_grounding(spec: ModelSpec, ctx: LoadContext) -> GroundingDetector:
-    """Load Grounding DINO; raises what ``load_owl`` raises."""
-    return GroundingDetector(*_load_parts(spec, ctx))
+    """Load Grounding DINO, which takes images of any size; raises what ``load_owl`` raises."""
+    return GroundingDetector(*_open(spec, ctx)[1])
 
 
 OWL = installation.backend(

@@ -31,9 +31,14 @@ def test_settings_that_do_not_fit_are_the_model_s_fault(
         part = settings.get("image_processor", settings)
         part |= {"do_normalize": True, "image_mean": [0.5], "image_std": [0.5, 0.5, 0.5]}
         file.write_text(json.dumps(settings))
-    backend, model = load_from(name, path)
-    with pytest.raises(MataError, match=r"prepares no image: .*3") as told:
+
+    def ask():
+        # Networks that read texts, too, are not tried when they are loaded.
+        backend, model = load_from(name, path)
         model.predict([picture(90, 150)], [backend.params(**PARAMS[name])])
+
+    with pytest.raises(MataError, match=r"prepares no image: .*3") as told:
+        ask()
     assert told.value.status == 500
 
 
@@ -61,9 +66,8 @@ def test_what_a_processor_stumbles_over_is_the_model_s_fault(
     """Also where it raises what is meant for programmers: a missing key, or a missing attribute."""
     path = shutil.copytree(checkpoint(name), tmp_path / name)
     changed(path, **settings)
-    backend, model = load_from(name, path)
     with pytest.raises(MataError, match=r"prepares no image: \w+Error: "):
-        model.predict([np.zeros((90, 150, 3), np.uint8)], [backend.params()])
+        load_from(name, path)
 
 
 @pytest.mark.parametrize("name", ["resnet", "detr", "glpn"])

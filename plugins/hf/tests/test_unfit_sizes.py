@@ -1,0 +1,104 @@
+"""Images of a size that a network does not take: told when it is loaded, or of the image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from mataserver import BadRequest, MataError, ModelSpec
+from mataserver_hf import classify, embed
+
+
+@pytest.fixture
+def with_processor(checkpoint, tmp_path):
+    """``with_processor(name, **settings)`` is a checkpoint whose image processor has others."""
+
+    def copy(name, **settings):
+        path = shutil.copytree(checkpoint(name), tmp_path / name, dirs_exist_ok=True)
+        for file in path.glob("*processor_config.json"):
+            known = json.loads(file.read_text())
+            known.get("image_processor", known).update(settings)
+            file.write_text(json.dumps(known))
+        return path
+
+    return copy
+
+
+@pytest.fixture
+def opened(load_from, session_context):
+    """``opened(name, path)`` is the model of a directory."""
+
+    def load(name, path):
+        if not name.endswith("_classifier"):
+            return load_from(name, path)[1]
+        return classify.load(ModelSpec(f"tiny/{name}", "classify", "hf", path), session_context)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("vit", (48, 48)),
+        ("clip", (48, 48)),
+        ("siglip", (96, 64)),
+        ("levit_classifier", (96, 96)),
+        ("hiera_classifier", (48, 48)),
+        ("owlvit", (96, 96)),
+        ("clipseg", (64, 96)),
+        ("rt_detr", (48, 48)),
+    ],
+)
+def test_a_processor_that_makes_another_size_is_refused(name, sides, with_processor, opened):
+    """Each request would fail: the load does, and says what the network is given."""
+    size = {"height": sides[0], "width": sides[1]}
+    with pytest.raises(MataError) as told:
+        opened(name, with_processor(name, size=size, crop_size=size))
+    assert told.value.status == 500
+    why = "shape '[1, 16, 4, 4]' is invalid for input of size 384"  # of CLIPSeg's decoder
+    if name != "clipseg":
+        why = (
+            f"an image that is resized to {sides[1]}x{sides[0]} pixels does not fit this model, "
+            "whose network takes other sizes"
+        )
+    assert told.value.detail == (
+        f"the network of tiny/{name} does not take what its image processor makes of an image: "
+        f"{why}"
+    )
+
+
+@pytest.mark.parametrize("name", ["swin_classifier", "dinov2_classifier", "beit_classifier"])
+def test_a_network_of_any_size_is_not_refused(name, with_processor, opened, picture):
+    """It may have been trained with another size than it is given."""
+    size = {"height": 96, "width": 96}
+    model = opened(name, with_processor(name, size=size, crop_size=size))
+    [result] = model.predict([picture(90, 150)], [classify.ClassifyParams()])
+    assert result.classifications
+
+
+def test_an_encoder_is_held_to_its_own_size(with_processor, session_context):
+    """Of an image-text model the size is that of its images' part, also without the texts'."""
+    size = {"height": 64, "width": 64}
+    spec = ModelSpec("tiny/siglip", "embed", "hf", with_processor("siglip", size=size))
+    with pytest.raises(MataError, match=r"of tiny/siglip does not take .* 64x64 pixels does not"):
+        embed.load(spec, session_context)
+
+
+@pytest.mark.parametrize("name", ["vit", "rt_detr", "glpn"])
+def test_images_that_are_not_resized(name, with_processor, load_from, picture):
+    """One of the size that the network takes is answered; another is the client's fault."""
+    backend, model = load_from(name, with_processor(name, do_resize=False))
+    side = 32 if name == "vit" else 64
+    model.predict([picture(side, side)], [backend.params()])
+    with pytest.raises(BadRequest, match="resized to 150x90 pixels does not fit this model"):
+        model.predict([picture(90, 150)], [backend.params()])
+
+
+def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
+    """Its encoder halves sides five times, and its decoder doubles what is left."""
+    told = "multiples of 32 pixels, but its image processor makes multiples of 16"
+    with pytest.raises(MataError, match=told):
+        load_from("glpn", with_processor("glpn", size_divisor=16))
+    load_from("glpn", with_processor("glpn", size_divisor=64))
