@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -65,7 +66,7 @@ class Transport:
         self, url: str, api_key: str | None, *, timeout: float | None, msgpack: bool
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
             raise ValueError("the server's url must be like http://127.0.0.1:8110")
         if parts.query or parts.fragment:
             raise ValueError("the server's url ends with its path")
@@ -73,7 +74,7 @@ class Transport:
             raise ValueError("the timeout must be above 0, or None for no limit")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("the API key must consist of printable ASCII characters")
-        self.where = parts.hostname + (f":{parts.port}" if parts.port else "")
+        self.where = parts.netloc.rpartition("@")[2]
         self.msgpack = msgpack
         self._url = url.rstrip("/")
         self._key = api_key or None
@@ -214,7 +215,7 @@ class Transport:
             if reason in _NO_TLS:
                 return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
             return ConnectionFailed(f"No TLS connection to {self.where} ({reason})")
-        return ConnectionFailed(f"No connection to {self.where} ({type(error).__name__})")
+        return ConnectionFailed(f"No connection to {self.where} ({_reason(error)})")
 
     def _unreadable(self, error: aiohttp.ClientError) -> ConnectionFailed | BadAnswer:
         if isinstance(error, aiohttp.ClientPayloadError):
@@ -265,6 +266,16 @@ async def _event_blocks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, 
             yield bytes(buffer[:end])
             del buffer[: end + 2]
             searched = 0
+
+
+def _reason(error: Exception) -> str:
+    """Return what the system says of a failed connection, or else the kind of the exception."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "closed without an answer"
+    number, said = getattr(error, "errno", None), getattr(error, "strerror", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)  # aiohttp's own text may hold addresses
+    return str(said or type(error).__name__)
 
 
 def _verification(error: aiohttp.ClientConnectorCertificateError) -> str:

@@ -255,11 +255,27 @@ async def test_what_is_no_answer_of_a_server(sent, kind, said):
 
 
 async def test_nobody_listening_is_a_failed_connection(unused_tcp_port):
-    """A server that is not there raises ConnectionFailed naming host and port."""
+    """A server that is not there raises ConnectionFailed naming host, port and the reason."""
     async with AsyncClient(f"http://127.0.0.1:{unused_tcp_port}") as client:
-        with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{unused_tcp_port}") as caught:
+        said = re.escape(f"No connection to 127.0.0.1:{unused_tcp_port} (Connection refused)")
+        with pytest.raises(ConnectionFailed, match=said) as caught:
             await client.health()
     assert caught.value.status == 0
+    assert repr(AsyncClient("http://user:secret@[::1]:8110/x")) == "<AsyncClient of [::1]:8110>"
+
+
+async def test_a_connection_that_is_closed_is_told_as_that():
+    """A server that hangs up before it answers is told in words."""
+
+    async def hang_up(reader, writer):
+        await reader.readline()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(ConnectionFailed, match=r"\(closed without an answer\)"):
+            await client.health()
 
 
 async def test_no_answer_in_time_is_a_failed_connection():
@@ -285,10 +301,13 @@ async def test_a_wrong_or_missing_key_is_told_apart_by_status():
             assert caught.value.status == 403
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8110", "ftp://host", "http://"])
+NO_URLS = ["127.0.0.1:8110", "ftp://host", "http://", "http://host:0", "http://host:99999"]
+
+
+@pytest.mark.parametrize("url", [*NO_URLS, "http://host:abc"])
 def test_a_url_that_is_none_is_refused(url):
-    """The client wants an http or https URL with a host."""
-    with pytest.raises(ValueError, match="url"):
+    """The client wants an http or https URL with a host, and a port that there is."""
+    with pytest.raises(ValueError, match=r"url|Port"):
         AsyncClient(url)
 
 
