@@ -163,11 +163,14 @@ def test_a_gif_whose_first_frame_is_smaller_than_its_canvas(alpha, ground):
     assert (decoded[:, 8:] == ground).all()
 
 
-def letters(colour: tuple[int, int, int]) -> bytes:
-    """Return letters on nothing, as a PNG."""
+def letters(colour: tuple[int, int, int], mark: tuple[int, int, int] | None = None) -> bytes:
+    """Return letters on nothing, as a PNG; with a square of the colour ``mark`` before them."""
     image = Image.new("RGBA", (640, 160), (*colour, 0))
     font = ImageFont.load_default(size=60)
-    ImageDraw.Draw(image).text((30, 40), "PLATFORM 9 EXIT", fill=(*colour, 255), font=font)
+    draw = ImageDraw.Draw(image)
+    draw.text((30, 40), "PLATFORM 9 EXIT", fill=(*colour, 255), font=font)
+    if mark is not None:
+        draw.rectangle((4, 56, 24, 76), fill=mark)
     return encoded(image, "PNG")
 
 
@@ -180,6 +183,26 @@ def test_what_is_to_be_read_stands_out(alpha, level):
     assert np.ptp(legible) >= 100
     if np.ptp(plain) >= 100:
         assert np.array_equal(plain, legible)
+
+
+@pytest.mark.parametrize(
+    ("colour", "mark", "ground"),
+    [(WHITE, RED, BLACK), (WHITE, BLACK, BLACK), (BLACK, RED, WHITE), (BLACK, WHITE, WHITE)],
+)
+def test_a_mark_beside_letters_does_not_hide_them(colour, mark, ground):
+    """White letters of a logo are on black although its emblem is seen on white."""
+    found = media.decode(letters(colour, mark), LIMIT, legible=True)
+    assert tuple(found[0, 0]) == ground
+
+
+def test_a_white_page_with_round_corners_stays_on_white():
+    """Black would show a little more, its corners; what is to be read is on the page."""
+    image = Image.new("RGBA", (640, 160), (*WHITE, 0))
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((0, 0, 639, 159), 24, fill=WHITE)
+    draw.text((30, 40), "PLATFORM 9 EXIT", fill=BLACK, font=ImageFont.load_default(size=60))
+    found = media.decode(encoded(image, "PNG"), LIMIT, legible=True)
+    assert tuple(found[0, 0]) == WHITE
 
 
 def test_plugins_choose_the_ground_too():

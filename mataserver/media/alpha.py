@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from mataserver.config import Alpha
 
-FLAT = 32
-"""Minimum range of levels, of 256, in some channel for a picture to count as legible."""
+MORE = 3
+"""How many times the edges of the requested background the other one shows to be used instead."""
+_SEEN_PIXELS = 1 << 20
+"""About how many pixels a picture is reduced to before its edges are compared."""
 _GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _OTHER: dict[Alpha, Alpha] = {"white": "black", "black": "white"}
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
@@ -52,16 +55,17 @@ def framed(picture: Image.Image) -> Image.Image:
 def opaque(picture: Image.Image, alpha: Alpha, *, legible: bool) -> Image.Image:
     """Return the RGB composition of an 8-bit picture with alpha, ``RGBA`` or ``LA``.
 
-    ``legible`` uses the opposite background if the requested one leaves (almost) a single colour,
-    as for white letters on a transparent ground.
+    ``legible`` uses the opposite background if that shows far more edges, as of white letters, also
+    beside a coloured mark.
     """
     colours, cover = picture.convert("RGB"), picture.getchannel("A")
     if alpha == "drop" or cover.getextrema() == (255, 255):
         return colours
     found = _over(colours, cover, alpha)
-    if legible and _contrast(found) < FLAT:
+    if legible:
         other = _over(colours, cover, _OTHER[alpha])
-        found = max(found, other, key=_contrast)
+        if _edges(other) > MORE * _edges(found):
+            return other
     return found
 
 
@@ -120,6 +124,8 @@ def _over(colours: Image.Image, cover: Image.Image, alpha: Alpha) -> Image.Image
     return ground
 
 
-def _contrast(picture: Image.Image) -> int:
-    """Return the number of levels that the widest channel of an RGB picture spans."""
-    return max(int(high) - int(low) for low, high in picture.getextrema())  # type: ignore[misc]
+def _edges(picture: Image.Image) -> int:
+    """Return the sum of the differences between neighbouring pixels of an RGB picture."""
+    factor = max(1, math.isqrt(picture.width * picture.height // _SEEN_PIXELS))
+    pixels = np.asarray(picture.reduce(factor), np.int16)
+    return sum(int(np.abs(np.diff(pixels, axis=axis)).sum()) for axis in (0, 1))
