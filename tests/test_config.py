@@ -243,12 +243,20 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("port: [", ["mataserver.yaml cannot be read"]),
         ("a: b: c", ["mataserver.yaml cannot be read", "at line 1, column 5"]),
         ("port: !!python/object/apply:os.getcwd []", ["mataserver.yaml cannot be read"]),
-        ("port: *nothing", ["mataserver.yaml cannot be read"]),
+        ("port: *nothing", ["mataserver.yaml cannot be read", "undefined alias (a text that"]),
+        ("plugins: " + "[" * 3000, ["mataserver.yaml is nested too deeply"]),
     ],
 )
 def test_yaml_is_strict_and_names_the_key(tmp_path, yaml, said):
     """An unknown, doubled or mistyped key is named with its path; nothing is executed."""
     complaint(tmp_path, yaml=yaml, said=["configuration: ", *said])
+
+
+@pytest.mark.parametrize("key", ["*pa55word", "!pa55word 1", "&pa55word 1, &pa55word 2", "!pa!55"])
+def test_a_key_without_quotes_is_not_shown(tmp_path, key):
+    """YAML takes it for a name of its own, and says which; the log must not."""
+    told = complaint(tmp_path, yaml=f"api_keys: [{key}]", said=["or ! needs quotes)", "at line 1"])
+    assert "55" not in told
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"port: \x01"])

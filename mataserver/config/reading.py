@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ DEFAULT_FILE = "mataserver.yaml"
 
 STRUCTURED = frozenset({"models", "plugins"})
 """Settings that no environment variable can set."""
+_UNQUOTED = re.compile(r"\b(alias|anchor|tag|tag handle) (['\"]).*\2")
+"""What YAML takes for a name of its own; it may be a password."""
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, used where ours are not set."""
 
@@ -121,11 +124,14 @@ def _yaml(path: Path | None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
         content = yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"configuration: {path.name} is nested too deeply") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         for mark in (getattr(error, "context_mark", None), getattr(error, "problem_mark", None)):
             if mark is not None:
                 mark.buffer = None  # no excerpt with a caret below: an error is one line
         message = str(error).replace('in "<unicode string>", line', "at line")
+        message = _UNQUOTED.sub(r"\1 (a text that begins with &, * or ! needs quotes)", message)
         raise ConfigError(f"configuration: {path.name} cannot be read: {message}") from None
     if content is None:
         return {}
