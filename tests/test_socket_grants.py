@@ -10,6 +10,7 @@ import pytest
 from conftest import POINTS
 from mataserver import testing
 from service_plugins import folder, plugin
+from stream_peers import RawPeer
 
 __all__ = ["folder", "plugin"]
 
@@ -66,6 +67,17 @@ async def test_a_socket_ends_with_what_was_shown(plugin, folder, path):
         async with asyncio.timeout(GENEROUS):
             while server.composed.lifecycle.active:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", ["own", "ours"])
+async def test_a_frame_without_a_mask(plugin, folder, path):
+    """Whichever way a service has it: it is closed with 1002."""
+    points = [*POINTS, plugin(OWN)]
+    async with testing.serving(folder, entry_points=points, engine="thread") as server:
+        url = f"{server.url}/v1/{path}?token={server.key}"
+        async with RawPeer.connected(url) as peer:
+            await peer.send(b"\x81\x06secret")
+            assert await peer.close_code() == 1002
 
 
 async def test_who_still_sends_is_told_why(plugin, folder):

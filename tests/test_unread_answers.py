@@ -28,7 +28,7 @@ MUCH = """
 import asyncio
 import socket
 
-from mataserver import Route
+from mataserver import PRINCIPAL, Route
 
 class Service(Base):
     def routes(self):
@@ -40,6 +40,7 @@ class Service(Base):
             Route("GET", "/v1/file", self.file, needs="infer"),
             Route("GET", "/v1/little", self.little, needs="infer"),
             Route("GET", "/v1/socket", self.socket, needs="infer", socket=True),
+            Route("GET", "/v1/own", self.own, needs="infer", socket=True),
         ]
 
     asked = 0
@@ -66,13 +67,25 @@ class Service(Base):
         if "last" in request.query:
             answer.force_close()
         await answer.prepare(request)
+        await self.leave(request, answer.write)
+        return answer
+
+    async def own(self, request):
+        answer = web.WebSocketResponse()
+        await answer.prepare(request)
+        await self.leave(request, answer.send_bytes)
+        self.ctx.sign_out(request[PRINCIPAL].id)
+        async for _ in answer:
+            pass
+        return answer
+
+    async def leave(self, request, write):
         sock = request.transport.get_extra_info("socket")  # the kernel takes no more, also later
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         while request.transport.get_write_buffer_size() < 30_000:
-            await answer.write(bytes(10_000))
+            await write(bytes(10_000))
             await asyncio.sleep(0)
         self.asked += 1
-        return answer
 
     async def file(self, request):
         path = self.ctx.data_dir / "much"
@@ -225,9 +238,11 @@ async def test_who_reads_nothing_is_given_up(plugin, folder, path):
 
 
 @pytest.mark.undocumented("of a connection too many no request is read")
-@pytest.mark.parametrize("path", ["little", "little?last"])
-async def test_who_leaves_the_rest_of_an_answer_is_given_up(plugin, folder, path, monkeypatch):
-    """A connection that closes, after its last answer or idle, does not wait for ever.
+@pytest.mark.parametrize(("path", "more"), [("little", ()), ("little?last", ()), ("own", UPGRADE)])
+async def test_who_leaves_the_rest_of_an_answer_is_given_up(
+    plugin, folder, path, more, monkeypatch
+):
+    """A connection that closes, after its last answer, idle or revoked, does not wait for ever.
 
     What is left is too little to pause the writer, which is what is watched while it is open.
     """
@@ -235,7 +250,7 @@ async def test_who_leaves_the_rest_of_an_answer_is_given_up(plugin, folder, path
     points, chosen = [*POINTS, plugin(MUCH)], {"unread_timeout": 0.5, "max_connections": 1}
     async with (
         testing.serving(folder, entry_points=points, engine="thread", **chosen) as server,
-        unread(server, head_of(server, f"/v1/{path}", method="GET")),
+        unread(server, head_of(server, f"/v1/{path}", *more, method="GET")),
     ):
         await until(lambda: server.service("lab").asked, GENEROUS)
 

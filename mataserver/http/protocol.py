@@ -201,8 +201,8 @@ class HttpConnection(RequestHandler):
             return
         self.transport.resume_reading()
 
-    def _limit_closing(self, _task: asyncio.Task[None]) -> None:
-        """Limit how long a connection without further requests waits for its client to read.
+    def _limit_closing(self, _task: asyncio.Task[None] | None = None) -> None:
+        """Limit how long a connection that is closing waits for its client to read.
 
         A transport closes when its buffer is empty: never, if the client stops reading, and below
         the high-water mark writing was not paused.
@@ -219,7 +219,7 @@ class HttpConnection(RequestHandler):
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Check a WebSocket's frames before ``parser`` reads them."""
         share = self._budget(self._socket_owner)
-        fail = self._fail or self._abort
+        fail = self._fail or self._fail_websocket
         self._frame_checker = FrameChecker(parser, share, fail, self._input.keep)
         super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
         if self._refused_socket is not None and self._refused_socket[0] is self._current_request:
@@ -255,6 +255,7 @@ class HttpConnection(RequestHandler):
             payload = code.to_bytes(2, "big") + reason.encode()[:_MAX_REASON]
             self.transport.write(bytes((_CLOSE, len(payload))) + payload)
             self.transport.close()
+            self._limit_closing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
@@ -280,6 +281,5 @@ class HttpConnection(RequestHandler):
             raise ConnectionError("a part of the answer is sent already")
         return bad_request() if status == _STATUS else _closing_response(_FAILED, status)
 
-    def _abort(self, _error: WebSocketError) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+    def _fail_websocket(self, error: WebSocketError) -> None:
+        self.close_websocket(error.code, str(error))
