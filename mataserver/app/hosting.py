@@ -74,11 +74,11 @@ class ServiceHost:
         Rejects a plugin whose service fails, has a route that exists, or requires a missing one.
         """
         found: dict[str, HostedService] = {}
-        shapes: set[tuple[str, str]] = set()
+        shapes, prefixes = set[tuple[str, str]](), set[str]()
         for factory in factories:
             try:
                 service = factory.make(self._context(factory, make_context))
-                made, routes, forms = validate_service(service, shapes)
+                made, routes, forms = validate_service(service, shapes, prefixes)
                 routes = tuple(_qualify_held(route, _resource_kind(factory)) for route in routes)
                 hosted = HostedService(factory.name, made, routes, forms, factory.plugin)
                 if factory.plugin is not None:  # the server's own are checked by tests
@@ -89,6 +89,7 @@ class ServiceHost:
                 reject(factory.plugin, error)
                 continue
             shapes |= {route_pattern(route.method, route.path) for route in hosted.routes}
+            prefixes.update(hosted.forms)
             found[_registry_name(factory)] = hosted
         _run_admission_checks(found)
         ordered = _sort_by_requirements(found)

@@ -16,7 +16,7 @@ from mataserver.plugins.validation import check_signature, require_iterable
 from mataserver.signatures import call_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from mataserver.contract.routes import ErrorForm
 
@@ -37,11 +37,12 @@ PLAIN_METHODS = (
 
 
 def validate_service(
-    service: object, existing: set[tuple[str, str]]
+    service: object, existing: set[tuple[str, str]], prefixes: Container[str]
 ) -> tuple[Service, tuple[Route, ...], Mapping[str, ErrorForm]]:
     """Return a service, its routes and its error forms.
 
-    Raises ``PluginError`` for an invalid service, and for routes that are in ``existing``.
+    Raises ``PluginError`` for an invalid service, for routes that are in ``existing``, and for
+    error forms whose prefix is in ``prefixes``.
     """
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
@@ -51,7 +52,7 @@ def validate_service(
         raise PluginError("requires must be a tuple of the names of plugins")
     routes = _routes(service, existing)
     _try_routes(routes)
-    return service, routes, _error_forms(service)
+    return service, routes, _error_forms(service, prefixes)
 
 
 def _check_methods(service: Service) -> None:
@@ -103,13 +104,18 @@ def check_openapi(routes: Sequence[Route]) -> None:
         raise PluginError(f"its routes cannot be described: {error}") from None
 
 
-def _error_forms(service: Any) -> Mapping[str, ErrorForm]:
-    """Return a service's error forms by prefix. Raises ``PluginError`` for invalid ones."""
+def _error_forms(service: Any, taken: Container[str]) -> Mapping[str, ErrorForm]:
+    """Return a service's error forms by prefix. Raises ``PluginError`` for invalid ones.
+
+    Those of a prefix in ``taken`` would replace another service's.
+    """
     forms = service.error_forms() if hasattr(service, "error_forms") else {}
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
             raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
         check_signature(form, f"error_forms(): the function of {prefix}", "status, detail")
+        if prefix in taken:
+            raise PluginError(f"error_forms(): another plugin has the form of {prefix}")
     return forms
 
 

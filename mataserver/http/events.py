@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
 
 CONTENT_TYPE = accept_header.EVENT_STREAM
+_BREAK = re.compile(r"[\r\n]")
 
 
 def is_requested(request: web.Request) -> bool:
@@ -74,8 +76,7 @@ async def send(
 
     with watch_revocation(request, request.get(PRINCIPAL), wait.end):
         async with contextlib.aclosing(events):
-            wait.check()
-            first = await wait.for_result(anext(events))
+            first = await next_event()  # None: there is no event
             headers = {
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
@@ -99,13 +100,13 @@ async def send(
 async def _send_all(
     request: web.Request,
     response: web.StreamResponse,
-    first: bytes,
+    first: bytes | None,
     next_event: Callable[[], Awaitable[bytes | None]],
     render_error: Callable[[MataError], bytes],
     patience: float,
 ) -> None:
     """Send every event. A client may close first after the last one: that is success."""
-    current: bytes | None = first
+    current = first
     try:
         while current is not None:
             await _send(response, current, patience)
@@ -129,6 +130,11 @@ def _encode_item(item: str | Encoded) -> bytes:
 
 
 def event(kind: str, data: object, identity: str = "") -> bytes:
-    """Return one encoded event; ``identity`` is its id, of one line, omitted if empty."""
+    """Return one encoded event; ``identity`` is its id, omitted if empty.
+
+    Raises ``ValueError`` for a name or an id of several lines: the second would be another field.
+    """
+    if _BREAK.search(kind) or _BREAK.search(identity):
+        raise ValueError(f"an event's name and id are one line each: {kind!r}, {identity!r}")
     head = f"id: {identity}\n" if identity else ""
     return f"{head}event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"

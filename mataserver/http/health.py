@@ -121,21 +121,23 @@ class HealthService(StatelessService):
 
     async def _ping(self, _request: web.Request) -> web.Response:
         info = self._info()
-        answer: dict[str, Any] = {
+        own: dict[str, Any] = {
             "status": self._status,
             "version": info.version,
             "gpu_available": info.gpu_available,
         }
+        answer = dict(own)
         for _, found in readiness.call_services(self._services, "ping", readiness.json_object):
             answer.update(found or {})
-        return codec.respond(answer)
+        return codec.respond({**answer, **own})  # what is the server's own, no plugin replaces
 
     async def _ready(self, _request: web.Request) -> web.Response:
         waiting = self._readiness.waiting()
         if waiting:
             answer = Ready("not ready", readiness.as_sentence(waiting), waiting)
             return codec.respond(answer, status=503)
-        return codec.respond({"status": "ready", **self._readiness.details()})
+        own = {"status": "ready"}
+        return codec.respond({**own, **self._readiness.details(), **own})
 
     async def _render(self, _request: web.Request) -> web.Response:
         # In a thread: a GPU's driver may take long, most of all the first time.

@@ -1,0 +1,75 @@
+"""What a service says in the server's place is its own affair alone: errors, health and events."""
+
+from __future__ import annotations
+
+import pytest
+
+from service_plugins import plugin
+
+__all__ = ["plugin"]
+
+
+async def read(http, path):
+    """Return status and decoded answer of a GET."""
+    async with http.get(path) as answer:
+        return answer.status, await answer.json()
+
+
+FORM = """
+class Service(Base):
+    def error_forms(self):
+        return {"/forms": lambda status, detail: {"NAME": detail}}
+"""
+
+
+async def test_two_forms_of_the_same_errors(plugin, mata_server, mata_client):
+    """The second plugin is refused; it replaced the form of the first."""
+    points = [plugin(FORM.replace("NAME", name), name=name) for name in ("first", "second")]
+    server = await mata_server(*points)
+    http = await mata_client(server=server)
+    assert await read(http, "/forms/nothing") == (404, {"first": "Not found"})
+    errors = {each.name: each.error for each in server.composed.plugins.found}
+    assert errors["first"] is None
+    assert errors["second"] == "error_forms(): another plugin has the form of /forms"
+
+
+async def test_a_plugin_replaces_nothing_of_the_servers_health(plugin, mata_client):
+    """A balancer asks for the status: what a plugin calls so as well is its own affair."""
+    source = """
+    class Service(Base):
+        def ping(self):
+            return {"status": "mine", "version": 7, "lab": 1}
+
+        def ready(self):
+            return {"status": "no", "lab": 1}
+    """
+    http = await mata_client(plugin(source))
+    status, told = await read(http, "/health")
+    assert (status, told["status"], told["lab"]) == (200, "ok", 1)
+    assert told["version"] != 7
+    assert await read(http, "/ready") == (200, {"status": "ready", "lab": 1})
+
+
+@pytest.mark.undocumented("the plugin's events are wrong, which is 500")
+async def test_events_of_several_lines_and_none(plugin, mata_client):
+    """A name with a line break would be another field of the event; no event is no failure."""
+    source = """
+    class Service(Base):
+        def routes(self):
+            return [Route("GET", "/events/{name}", self.events, needs="infer")]
+
+        async def events(self, request):
+            return await self.ctx.http.events(request, self.told(request.match_info["name"]))
+
+        async def told(self, name):
+            if name != "none":
+                yield name, 1
+    """
+    http = await mata_client(plugin(source))
+    found = {}
+    for name in ("sound", "none", "a%0Ddata:2", "a%0Adata:2"):
+        async with http.get(f"/events/{name}") as answer:
+            found[name] = (answer.status, await answer.text())
+    assert found["sound"] == (200, "event: sound\ndata: 1\n\n")
+    assert found["none"] == (200, "")
+    assert {status for name, (status, _) in found.items() if "%" in name} == {500}
