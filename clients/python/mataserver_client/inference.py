@@ -28,30 +28,33 @@ class InferenceRequests(Requests):
 
         Raises ``BadRequest`` for what is no image and ``InvalidParams`` for a wrong parameter.
         """
-        text = base64.b64encode(await images.read(image)).decode("ascii")
-        body = images.encode({"model": model, "image": text, "params": params})
-        return await self._infer("/v1/infer", data=body, content_type="application/json")
+        async with self._transport.turns:
+            text = base64.b64encode(await images.read(image)).decode("ascii")
+            body = images.encode({"model": model, "image": text, "params": params})
+            return await self._infer("/v1/infer", data=body, content_type="application/json")
 
     async def upload(self, model: str, image: images.Image, **params: Any) -> InferResponse:
         """Run a model on one image, sent as a form: no base64, simple parameters only."""
-        data = await images.read(image)
         form = aiohttp.FormData()
         form.add_field("model", model)
         for name, text in images.fields(params).items():
             form.add_field(name, text)
-        form.add_field("file", data, filename="image", content_type=images.media_type(data))
-        return await self._infer("/v1/infer/upload", data=form)
+        async with self._transport.turns:
+            data = await images.read(image)
+            form.add_field("file", data, filename="image", content_type=images.media_type(data))
+            return await self._infer("/v1/infer/upload", data=form)
 
     async def infer_raw(self, model: str, image: images.Image, **params: Any) -> InferResponse:
         """Run a model on one image, sent as the request's body: the leanest way.
 
         Parameters travel in the query, so only simple ones are possible.
         """
-        data = await images.read(image)
         query = {"model": model, **images.fields(params)}
-        return await self._infer(
-            "/v1/infer", query=query, data=data, content_type=images.media_type(data)
-        )
+        async with self._transport.turns:
+            data = await images.read(image)
+            return await self._infer(
+                "/v1/infer", query=query, data=data, content_type=images.media_type(data)
+            )
 
     async def generate(
         self, model: str, image: images.Image, **params: Any

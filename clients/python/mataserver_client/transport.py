@@ -27,8 +27,11 @@ CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-MOST_REQUESTS = 100
-"""How many requests are sent at once; streams and events, which last, are none of them."""
+MOST_REQUESTS = 64
+"""How many requests are sent at once; streams and events, which last, are none of them.
+
+As many as a server lets wait for a model by default (``queue_limit``): more would be refused.
+"""
 
 _MOST_READERS = 4096
 _PIECE = 1 << 20
@@ -59,7 +62,8 @@ class Transport:
     """One server and one key.
 
     Neither messages nor ``repr`` hold the key. ``timeout`` is in seconds, from the start of a
-    request to the end of its answer.
+    request to the end of its answer. ``turns`` is for what is large: who waits for one holds
+    nothing yet.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Transport:
         self._url = url.rstrip("/")
         self._key = api_key or None
         self._timeout = timeout
+        self.turns = asyncio.Semaphore(MOST_REQUESTS)
         self._session: aiohttp.ClientSession | None = None
         self._lasting: aiohttp.ClientSession | None = None
         self._readers: ThreadPoolExecutor | None = None
@@ -92,6 +97,7 @@ class Transport:
         headers = {"Accept": f"{MSGPACK}, application/json;q=0.5"} if self.msgpack else {}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        self.turns = asyncio.Semaphore(MOST_REQUESTS)
         self._session = _session(headers, MOST_REQUESTS)
         self._lasting = _session(headers, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 
@@ -11,8 +12,9 @@ from api_stand_in import BOXES, StandIn, picture
 from client_cases import collect, connected, every, widths
 from PIL import Image
 
-from mataserver_client import BadRequest
+from mataserver_client import AsyncClient, BadRequest
 from mataserver_client.images import fields
+from mataserver_client.transport import MOST_REQUESTS
 
 
 @pytest.fixture(params=[False, True], ids=["json", "msgpack"])
@@ -38,6 +40,56 @@ async def test_an_image_is_bytes_a_path_or_a_file(client, tmp_path):
     written.write(picture(5))
     with pytest.raises(BadRequest, match="seek"):
         await client.infer(BOXES, written)
+
+
+async def test_any_number_of_images_may_be_given_at_once(server, png):
+    """One client fills no model's queue, however slow the model is: each image is answered."""
+    async with AsyncClient(server.url, server.key) as client:
+        await client.warmup("fake-detect")
+        images = [client.infer("fake-detect", png, seconds=0.01) for _ in range(200)]
+        assert len(await asyncio.gather(*images)) == 200
+
+
+class Holding(StandIn):
+    """Answers no inference before it is allowed to."""
+
+    def __init__(self):
+        super().__init__()
+        self.allowed = asyncio.Event()
+        self.first_many = asyncio.Event()
+
+    async def _infer(self, request):
+        await self._turn()
+        return await super()._infer(request)
+
+    async def _upload(self, request):
+        await self._turn()
+        return await super()._upload(request)
+
+    async def _turn(self):
+        if len(self.requests) == MOST_REQUESTS:
+            self.first_many.set()
+        await self.allowed.wait()
+
+
+@pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
+async def test_images_are_read_when_it_is_their_turn(way):
+    """A folder of pictures that is given at once is not in memory at once."""
+    read = []
+
+    class Picture(io.BytesIO):
+        def read(self):
+            read.append(self)
+            return super().read()
+
+    stand_in = Holding()
+    async with connected(stand_in) as client, asyncio.TaskGroup() as tasks:
+        for _ in range(2 * MOST_REQUESTS):
+            tasks.create_task(getattr(client, way)(BOXES, Picture(picture(5))))
+        await stand_in.first_many.wait()
+        assert len(read) == MOST_REQUESTS
+        stand_in.allowed.set()
+    assert len(read) == 2 * MOST_REQUESTS
 
 
 @pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
