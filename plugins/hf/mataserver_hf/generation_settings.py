@@ -119,9 +119,11 @@ def _try(module: Any, found: dict[str, Any]) -> None:
     end_tokens(settings)
     words = module.config.get_text_config(decoder=True).vocab_size
     beams = settings.num_beams
-    if beams is not None and not (type(beams) is int and 1 <= beams < words):
+    if beams is not None and not (isinstance(beams, int) and 1 <= beams < words):
         raise ValueError(f"must be a whole number from 1 to {words - 1}, got {beams!r}")
     first = torch.zeros(1, length, dtype=torch.long)
+    # Of an encoder that reads pictures nothing can be repeated: its settings have no effect.
+    is_of_pictures = module.main_input_name == "pixel_values"
     module._prepare_special_tokens(settings, kwargs_has_attention_mask=True, device="cpu")  # noqa: SLF001
     if is_beside_encoder:
         start = settings._decoder_start_token_tensor  # noqa: SLF001
@@ -130,7 +132,7 @@ def _try(module: Any, found: dict[str, Any]) -> None:
     choose = module._get_logits_processor(  # noqa: SLF001
         settings,
         input_ids_seq_length=length,
-        encoder_input_ids=first,
+        encoder_input_ids=torch.zeros(1, 3, 1, 1) if is_of_pictures else first,
         device="cpu",
         model_kwargs={},
     )

@@ -133,6 +133,22 @@ def test_a_setting_that_would_fail_each_request_fails_the_load(settings, with_se
         with_settings("llava", **settings)
 
 
+@pytest.mark.filterwarnings("ignore:Passing `encoder_")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": True},
+        {"encoder_repetition_penalty": 2},
+        {"encoder_no_repeat_ngram_size": 2},
+    ],
+    ids=str,
+)
+def test_a_setting_that_has_no_effect_is_no_fault(settings, with_settings, tiny_reading):
+    """``True`` is one beam, and a picture that an encoder reads has no tokens to repeat."""
+    made = with_settings("trocr", **settings)
+    assert read("trocr", made, tiny_reading) == list(tiny_reading.LINES.values())
+
+
 NONE = dict.fromkeys(generation_settings.FOLLOWED)  # as if the file named none of them
 MARKS = {"eos_token_id": 2, "pad_token_id": 1}
 
