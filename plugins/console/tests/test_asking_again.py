@@ -90,3 +90,20 @@ async def test_a_server_that_is_away(tmp_path):
         await person.sees("Whether requests can be served is not known.")
         await person.evaluate("away = false, 0")
         await person.sees("Requests can be served.")
+
+
+async def test_a_path_that_a_proxy_drops(tmp_path):
+    """It is asked less often each time, and the others go on."""
+    pauses = "asked.filter(([path]) => path === 'v1/models').map(([, pause]) => pause)"
+    drops = NOTED.replace("if (window.away)", "if (window.drops && path === 'v1/models')")
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.evaluate(f"{drops}, drops = true, 0")
+        await person.until(f"{pauses}.filter((pause) => pause === 15).length > 1")
+        seen = await person.evaluate(pauses)
+        grown = seen[: seen.index(15)]
+        assert grown[-2:] == [4, 8]
+        await person.evaluate("drops = false, 0")
+        await person.until("!document.querySelector('.silence')")
+        await person.until(f"{pauses}.at(-1) === 2")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import planted_sam
 import pytest
-from console_pages import CHROMIUM, KEYS, served, shown
+from console_pages import CHROMIUM, KEYS, asked, served, shown
 
 from mataserver import testing
 
@@ -64,3 +67,49 @@ async def test_a_low_window_is_for_the_page(tmp_path):
         await person.until("document.querySelector('.bar').getBoundingClientRect().bottom <= 0")
         assert await person.evaluate("document.querySelector('.tabs-bottom').offsetHeight") <= 40
         assert await person.faults() == []
+
+
+async def test_the_ways_to_pages_at_400_percent(tmp_path):
+    """All of them are whole, beside each other."""
+    over = """[...document.querySelectorAll(".tabs-bottom a")].filter((each) =>
+      each.getBoundingClientRect().right > document.querySelector(".tabs-bottom").clientWidth)
+      .map((each) => each.innerText)"""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.screen(width=305, height=200)
+        await person.until("document.querySelectorAll('.tabs-bottom a').length === 5")
+        assert await person.evaluate(over) == []
+
+
+async def test_a_user_with_a_long_name(tmp_path):
+    """It is broken, and lies on no button."""
+    async with (
+        served(tmp_path, "database", "accounts") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        user = {"name": "a" * 60, "password": "correct horse battery", "role": "viewer"}
+        await asked(server, "POST", "/v1/users", json=user)
+        await person.go("server")
+        place = "document.querySelector('[aria-labelledby=users] li KIND')?.getBoundingClientRect()"
+        name, state = (place.replace("KIND", kind) for kind in (".strong", ".state"))
+        right, left = await person.until(f"{name} && [{name}.right, {state}.left]")
+        assert right <= left
+
+
+async def test_a_label_is_cut_between_letters(tmp_path):
+    """An emoji of several signs is one letter."""
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        texts = ["a" * 22, "a" * 23, family * 22, family * 23, "a" * 20 + family * 3]
+        told = await person.evaluate(
+            f"""import("./console/labels.mjs").then(({{ cut }}) => {json.dumps(texts)}.map(cut))"""
+        )
+        assert told == [
+            texts[0],
+            "a" * 21 + "\u2026",
+            texts[2],
+            family * 21 + "\u2026",
+            "a" * 20 + family + "\u2026",
+        ]

@@ -186,3 +186,31 @@ async def test_a_module_that_fails(tmp_path):
         await person.until("!!document.querySelector('.content .note')")
         assert await person.text("h1") == "This page failed"
         assert "WeakSet" in await person.text(".content .note")
+
+
+TABS = "[...document.querySelectorAll('.tabs-bottom a, .side a')].map((each) => each.innerText)"
+SEEN = "document.querySelector('.app:not(.shell) h1')"
+
+
+async def test_the_ways_to_pages_do_not_move(tmp_path):
+    """Before it is known which plugins there are the navigation is that of the visit before."""
+    hold = LATE.replace('"metrics", ', "").replace("window.", "window.held = held; window.", 1)
+    points = [planted_sam.POINT]
+    async with (
+        served(tmp_path, points=points) as server,
+        shown(server.url, tmp_path, None) as person,
+    ):
+        await person.screen(390, 844, phone=True)
+        made = await person.page.call("Page.addScriptToEvaluateOnNewDocument", source=hold)
+        await person.reload()
+        await person.enter()
+        await person.until(f"held.length && !!{SEEN}?.innerText")
+        assert await person.evaluate("document.querySelectorAll('.tabs-bottom a').length") == 0
+        await person.evaluate("release(); 0")
+        await person.until("document.querySelectorAll('.tabs-bottom a').length === 5")
+        whole = await person.evaluate(TABS)
+        await person.reload()
+        await person.until(f"!!{SEEN}?.innerText")
+        assert await person.evaluate("document.querySelectorAll('.tabs-bottom a').length") == 5
+        assert await person.evaluate(TABS) == whole
+        await person.page.call("Page.removeScriptToEvaluateOnNewDocument", **made)

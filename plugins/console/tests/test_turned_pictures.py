@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 import struct
 
@@ -132,3 +134,30 @@ async def test_a_picture_whose_size_is_not_known(tmp_path):
         await person.sees("what was found is only listed")
         assert await person.evaluate("document.querySelectorAll('.found li[data-n]').length") > 3
         assert await person.evaluate(drawn) == 0
+
+
+def moving(kind):
+    """Return an animation whose first frame is the picture, and whose others are black."""
+    buffer = io.BytesIO()
+    rest = [Image.new("RGB", (WIDTH, HEIGHT))] * 3
+    picture().save(buffer, kind, save_all=True, append_images=rest, duration=100, loop=0)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
+async def test_of_an_animation_its_first_frame_is_shown(tmp_path, kind):
+    """The server looks at no other: what was found on it lies on no later one."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give(moving(kind), f"moving.{kind.lower()}")
+        await person.sees(SIZE)
+        await person.until(PIXELS)
+        x, y, width, height = await person.evaluate("""(({ x, y, width, height }) =>
+          [x, y, width, height])(document.querySelector(".shot img").getBoundingClientRect())""")
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        for _ in range(8):  # on a canvas a browser draws the first frame of an animation alone
+            taken = await person.page.call("Page.captureScreenshot", clip=clip)
+            seen = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
+            blue = seen.getpixel((seen.width // 4, seen.height * 9 // 10))
+            assert blue[2] > 100, blue
+            await asyncio.sleep(0.1)

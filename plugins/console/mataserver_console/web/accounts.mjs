@@ -4,6 +4,7 @@ import { Button, Dialog, State, Sure, Trouble } from "./controls.mjs";
 import { ShownOnce, useForm } from "./form.mjs";
 import { ago, zoned } from "./format.mjs";
 import { html, useState } from "./html.mjs";
+import { now } from "./server_time.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const MOST = 1000;
@@ -17,7 +18,7 @@ function NewKey({ close }) {
     const days = Number(given.get("days"));
     setMade(await ask("v1/keys", { json: {
       name: given.get("name").trim(), scopes: given.getAll("scope"), ...(given.get("standalone") ? { standalone: true } : {}),
-      ...(days ? { expires_at: Date.now() / 1000 + days * 86_400 } : {}),
+      ...(days ? { expires_at: now() / 1000 + days * 86_400 } : {}),
     } }));
     refresh(KEYS);
   });
@@ -58,7 +59,7 @@ function Keys() {
     ${(failed ?? error) && html`<div class="pad"><${Trouble} error=${failed ?? error}/></div>`}
     ${data && !keys.length && html`<p class="pad help">None yet. The keys of the configuration are not listed here.</p>`}
     <div class="listed" tabindex=${keys.length ? 0 : undefined} role="group" aria-label="Keys, a list"><ul class="sugg plain">${keys.map((key) => html`<li key=${key.id}><div class="grow"><div class="row wrap"><b class="strong">${key.name}</b>${key.scopes.map((each) => html`<span class="tag" key=${each}>${each}</span>`)}</div>
-      <span class="help">${key.last_used ? `used ${ago(key.last_used)}` : key.created_at ? `made ${ago(key.created_at)}` : ""}${key.expires_at ? `, ${key.expires_at * 1000 < Date.now() ? "ended" : "ends"} ${zoned(key.expires_at * 1000)}` : ""}</span></div>
+      <span class="help">${key.last_used ? `used ${ago(key.last_used)}` : key.created_at ? `made ${ago(key.created_at)}` : ""}${key.expires_at ? `, ${key.expires_at * 1000 < now() ? "ended" : "ends"} ${zoned(key.expires_at * 1000)}` : ""}</span></div>
       <${Sure} small text="Revoke" effect="It is refused from now on." action=${() => act({ method: "DELETE" }, `/${key.id}`)}/></li>`)}</ul></div>
     ${making && html`<${NewKey} close=${() => setMaking(false)}/>`}</section>`;
 }

@@ -1,5 +1,6 @@
 // Requests to the server, by paths relative to the page: it may lie below a proxy's prefix.
 import { cell } from "./cell.mjs";
+import { note } from "./server_time.mjs";
 
 /** @typedef {{id: string, name: string, kind: string, scopes: string[], csrf?: string}} Person */
 
@@ -104,6 +105,7 @@ async function sendOnce(path, { json, csrf = who.get()?.csrf, headers = {}, ...o
     throw why;
   }
   silence.set(null);
+  if (path.startsWith("v1/")) note(answer.headers.get("Date"));  // no cache keeps these
   if (answer.ok) return answer;
   throw await refusal(answer, path, asker);
 }

@@ -6,7 +6,7 @@ import { guardDrops } from "./drops.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./html.mjs";
 import { Mark } from "./icons.mjs";
-import { letters } from "./kept.mjs";
+import { choice, letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
 import { useLoaded, useSource } from "./source.mjs";
@@ -92,11 +92,16 @@ function Page({ pages, inUse, open }) {
   return View ? html`<${View}/>` : html`<${Bar} title=${known.title}/>`;
 }
 
-/** The pages of this server: those of a plugin that is not in use have no entry. */
+const USED = `plugins ${location.pathname}`;  // several servers may share a proxy
+/** The pages of this server: those of a plugin that is not in use have no entry. Until it is known which are, those of the visit before, and at the first one none: what one is about to click must not move. */
 function usePages() {
-  const { data } = useSource(may("models:read") ? "v1/plugins" : null, 60);
-  const inUse = data && new Set(data.filter((each) => !each.error).map((each) => each.name));
-  return { inUse, pages: PAGES.filter((page) => !page.plugin || inUse?.has(page.plugin)) };
+  const listed = may("models:read");
+  const { data, error } = useSource(listed ? "v1/plugins" : null, 60);
+  const now = data?.filter((each) => !each.error).map((each) => each.name).join();
+  useEffect(() => { if (now !== undefined) choice.set(USED, now); }, [now]);
+  const known = now ?? (listed ? choice.get(USED) : "") ?? (error ? "" : null);
+  const names = new Set(known?.split(","));
+  return { inUse: now === undefined ? null : names, pages: known === null ? [] : PAGES.filter((page) => !page.plugin || names.has(page.plugin)) };
 }
 
 function Signed() {

@@ -113,7 +113,7 @@ export default function Ask() {
           ${chosen.none && !name && html`<div class="pad"><${NoModel} which="of the task vlm"/></div>`}
           ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture first. Then, for example:"}</p>
             <div class="row wrap">${QUESTIONS.map((each) => html`<${Button} small key=${each} disabled=${!picture} onClick=${() => put(each)}>${each}<//>`)}</div></div>`}
-          <div role="log"><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol></div>
+          <div role="log" aria-busy=${String(busy)}><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol></div>
           ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet"><${Status} text=${`${chosen.model?.state === "loading" ? "Loading the model" : "Looking at the picture"}, ${Math.floor(seconds)} s`}/></p>`}<div ref=${end}></div></div>
         <form class="sect end" onSubmit=${(event) => { event.preventDefault(); put(words); }}><label class="sr" for="question">Question</label>
           <textarea id="question" class="field" rows="2" placeholder=${picture ? "What do you want to know about the picture?" : "Take a picture first"} value=${words} onInput=${(event) => setWords(event.target.value)} onKeyDown=${press}></textarea>

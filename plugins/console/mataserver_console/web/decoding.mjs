@@ -33,11 +33,22 @@ function turnOf(/** @type {DataView} */ view) {
   return 1;
 }
 
+/** Whether a browser plays a file as an animation, of which the server reads the first frame: a GIF may be one. */
+function moves(/** @type {DataView} */ view) {
+  if (named(view, 0) === "GIF8") return true;
+  if (named(view, 4) === "ftyp") return named(view, 8) === "avis";
+  if (named(view, 8) === "WEBP") return named(view, 12) === "VP8X" && view.byteLength > 20 && (view.getUint8(20) & 2) > 0;
+  if (named(view, 12) !== "IHDR") return false;
+  let at = 8;  // a PNG's chunks
+  while (at + 8 < view.byteLength && !["acTL", "IDAT"].includes(named(view, at + 4))) at += 12 + view.getUint32(at);
+  return named(view, at + 4) === "acTL";
+}
+
 /** A file's pixels as they are seen, and whether the browser shows the file itself so; null where it cannot read it. */
 export async function decoded(/** @type {Blob} */ blob) {
-  const turn = TURNS[turnOf(new DataView(await blob.arrayBuffer()))];
+  const view = new DataView(await blob.arrayBuffer()), turn = TURNS[turnOf(view)];
   const bitmap = await createImageBitmap(blob, { imageOrientation: turn ? "none" : "from-image" }).catch(() => null);
-  if (!bitmap || !turn) return bitmap && { bitmap, plain: true };
+  if (!bitmap || !turn) return bitmap && { bitmap, plain: !moves(view) };
   const { width, height } = bitmap, [a, b, c, d] = turn;
   const canvas = new OffscreenCanvas(a ? width : height, a ? height : width);
   const pen = canvas.getContext("2d");

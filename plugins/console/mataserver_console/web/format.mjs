@@ -1,4 +1,6 @@
 // Numbers with their units.
+import { now } from "./server_time.mjs";
+
 export const round = (value, digits = 2) => Number(value).toFixed(digits);
 
 /** A size of `mb` megabytes. */
@@ -28,7 +30,7 @@ export function long(given) {
 /** How long ago a time of Unix seconds is. */
 export function ago(time) {
   if (!time) return "never";
-  const seconds = Math.max(0, Date.now() / 1000 - time);
+  const seconds = Math.max(0, now() / 1000 - time);
   if (seconds < 3) return "now";
   if (seconds < 60) return `${Math.floor(seconds)} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
@@ -41,7 +43,7 @@ const day = (time) => new Date(time).toLocaleDateString([], { day: "numeric", mo
 /** A time of day; with its date when that is not today's. */
 export function clock(time) {
   const own = new Date(time).toLocaleTimeString([], { hour12: false });
-  return day(time) === day(Date.now()) ? own : `${day(time)}, ${own}`;
+  return day(time) === day(now()) ? own : `${day(time)}, ${own}`;
 }
 /** A time of day with this browser's time zone: the server, and who else reads of it, may be in another one. */
 export function zoned(time) {

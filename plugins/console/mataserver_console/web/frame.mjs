@@ -93,10 +93,10 @@ export function Foot({ pages }) {
   const page = useHere(pages);
   const here = FOOT.map((key) => pages.find((each) => each.key === key)).filter(Boolean);
   const more = !FOOT.includes(page);
-  return html`<nav class="tabs-bottom" aria-label="Pages, short">
+  return html`<nav class="tabs-bottom" aria-label="Pages, short">${pages.length > 0 && html`
     ${here.map((each) => html`<a key=${each.key} href=${address(each.key)} aria-current=${each.key === page ? "page" : undefined}>
       <${Icon} name=${each.icon}/>${each.title}</a>`)}
-    <a href=${address("more")} aria-current=${more ? "page" : undefined}><${Icon} name="more"/>More</a></nav>`;
+    <a href=${address("more")} aria-current=${more ? "page" : undefined}><${Icon} name="more"/>More</a>`}</nav>`;
 }
 
 /** On a phone: what stands in the side bar of a wide screen. */

@@ -11,6 +11,7 @@ import { Icon } from "./icons.mjs";
 import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
+import { now as serverNow } from "./server_time.mjs";
 import { passes, refresh, refreshBelow, useSource } from "./source.mjs";
 
 const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
@@ -23,7 +24,7 @@ const ENDED = new Set(["done", "failed", "cancelled"]);
 const NEAR = 24;  // pixels: as good as at the end
 const PAUSE = 3000;  // milliseconds until a job is asked for again
 
-const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
+const took = (job) => (job.started_at ? long(Math.max(0, (job.finished_at ?? serverNow() / 1000) - job.started_at)) : "");
 /** The name that a data set of photographs was given. */
 const dataset = (spec) => (spec?.dataset_name === "custom" ? "" : spec?.dataset_name);
 

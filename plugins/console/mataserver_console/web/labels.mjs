@@ -25,7 +25,13 @@ export function wide(text, weight = 600, size = 12) {
   return width;
 }
 
-export const cut = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST - 1)}…` : text);
+const letters = new Intl.Segmenter();
+/** A text of at most `LONGEST` letters, as people count them: half an emoji is none. */
+export function cut(text) {
+  if (text.length <= LONGEST) return text;
+  const all = Array.from(letters.segment(text.slice(0, 12 * LONGEST)), ({ segment }) => segment);
+  return all.length > LONGEST || text.length > 12 * LONGEST ? `${all.slice(0, LONGEST - 1).join("")}…` : all.join("");
+}
 
 /** The places that a label may have, the best first. */
 function spots([x1, y1, x2, y2], w, roomy) {

@@ -11,6 +11,7 @@ import { ModelField, NoModel, Picker } from "./picker.mjs";
 import { NeedsHttps, needsHttps } from "./picture.mjs";
 import { itemsOf, told } from "./results.mjs";
 import { amend } from "./route.mjs";
+import { now } from "./server_time.mjs";
 import { refresh, useSource } from "./source.mjs";
 import { Stream } from "./stream.mjs";
 import { useModel } from "./try.mjs";
@@ -140,7 +141,7 @@ function Tile({ session }) {
         URL.revokeObjectURL(last);
         last = url;
         fails = 0;
-        setShot({ url, at: Date.now() / 1000, error: "" });
+        setShot({ url, at: now() / 1000, error: "" });
       } catch (error) { if (isAbort(error)) return; fails += 1; setShot((old) => ({ ...old, error: error.message })); }
       busy = false;
       timer = setTimeout(look, LOOK * Math.min(5, 1 + fails));

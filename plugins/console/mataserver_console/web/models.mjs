@@ -9,6 +9,7 @@ import { Filter } from "./listing.mjs";
 import { useDevices, useFigures } from "./metrics.mjs";
 import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
 import { go } from "./route.mjs";
+import { now } from "./server_time.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SHOWN = 4;  // models that a bar names
@@ -16,7 +17,7 @@ const WHAT = "Filter by name, task or state";
 const ROWS = 200;  // drawn at first: thousands of them every two seconds stop the page
 
 function left({ begun, done, total }) {
-  const seconds = ((Date.now() - begun) / 1000) * ((total - done) / Math.max(1, done));
+  const seconds = ((now() - begun) / 1000) * ((total - done) / Math.max(1, done));
   return total ? `${bytes(done)} of ${bytes(total)}${done ? `, ${long(seconds)} left` : ""}` : "asking the hub";
 }
 

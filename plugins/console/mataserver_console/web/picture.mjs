@@ -47,7 +47,7 @@ export async function pictureOf(file, name = file.name || "picture", mark = mark
   return { blob, name, mark, url, width, height };
 }
 
-/** A picture of many megapixels is shown smaller, one that no browser turns is shown turned; it is sent as it is. */
+/** A picture of many megapixels is shown smaller, one that no browser turns is shown turned, of one that moves the first frame; it is sent as it is. */
 async function smaller(bitmap) {
   const scale = Math.min(1, SHOWN / Math.max(bitmap.width, bitmap.height));
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));

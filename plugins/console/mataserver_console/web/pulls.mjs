@@ -1,6 +1,7 @@
 // Pulls of models: they go on while other pages are open, and every page shows them, whoever began them.
 import { ask, events, isAbort, send } from "./api.mjs";
 import { useEffect, useReducer, useState } from "./html.mjs";
+import { now } from "./server_time.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 /**
@@ -88,7 +89,7 @@ export async function pull(model, task) {
   if ([...others.values(), ...own.values()].some((each) => each.model === model && !each.ended)) return;  // it has its row
   gone(model);
   tabs?.postMessage({ over: model });
-  const mine = { model, task, control: new AbortController(), begun: Date.now(), done: 0, total: 0, place: 0, error: "", warnings: [], ended: false };
+  const mine = { model, task, control: new AbortController(), begun: now(), done: 0, total: 0, place: 0, error: "", warnings: [], ended: false };
   own.set(model, mine);
   tell(mine);
   try {

@@ -221,7 +221,7 @@ function Picture({ head, model, none }) {
   useEffect(() => { if (model && !model.loaded && !all.busy) refresh("models/info"); }, [all.busy]);  // it is loaded now, or cannot be
   const thing = useMemo(() => all.things.find((each) => each.key === all.now) ?? all.things[0], [all.things, all.now]);
   const masks = all.things.flatMap((each) => each.masks.map((mask, at) => [each, mask, at]));
-  const download = async () => { for (const [each, mask, at] of masks) save(await pngOf(mask.counts, mask.width, mask.height), `${each.name.replace(/\W+/g, "-")}-${at + 1}.png`); };
+  const download = async () => { for (const [each, mask, at] of masks) save(await pngOf(mask.counts, mask.width, mask.height), `${each.name.replace(/[^\p{L}\p{M}\p{N}]+/gu, "-")}-${at + 1}.png`); };
   return html`<${Bar} title="Segment">${head}<span class="grow"></span>
       ${masks.length > 0 && html`<${Button} icon="download" onClick=${download}>Masks<//>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture"><${Tools} tool=${tool} setTool=${setTool} undo=${all.undo} opacity=${opacity} setOpacity=${setOpacity}/>

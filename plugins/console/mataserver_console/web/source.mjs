@@ -172,7 +172,8 @@ let tries = 0;
 let waiting = 0;
 silence.watch((now) => {
   if (!now) {
-    for (const source of sources.values()) if (source.wishes.size && tries) source.refresh(); else if (!source.timer && !source.flying) source.plan();
+    // What has no answer though the server has, as where a proxy drops one path, is asked in its own time: the pauses grow.
+    for (const source of sources.values()) if (source.wishes.size && tries && source.refused < 2) source.refresh(); else if (!source.timer && !source.flying) source.plan();
     tries = 0;
     clearTimeout(waiting);
   } else if (now.next > Date.now()) {
