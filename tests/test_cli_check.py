@@ -401,6 +401,19 @@ def test_a_group_of_entry_points_that_nobody_reads(terminal):
     ]
 
 
+def test_a_plugin_for_another_server_says_so(terminal):
+    """It imports what this server does not have: the reason names the version that it needs."""
+    source = "from mataserver import a_name_of_the_future"
+    terminal.install("gear-dist", source, mataserver={"gear": "gear_dist"})
+    metadata = terminal.site / "gear_dist-1.0.dist-info" / "METADATA"
+    metadata.write_text(f"{metadata.read_text()}Requires-Dist: mataserver>=9\n")
+    code, lines = configure(terminal, "{}")
+    assert code == 1
+    [told] = errors(lines)
+    assert told.startswith("plugin gear: ImportError: cannot import name 'a_name_of_the_future'")
+    assert told.endswith("; it needs another version than mataserver 0.1.0")
+
+
 def test_warnings_are_no_failure(terminal):
     """What keeps no configured model from being served is a warning, and the exit code is 0."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})

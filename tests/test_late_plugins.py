@@ -155,6 +155,18 @@ def test_one_that_will_come_first_is_told_before_the_next_start(terminal):
     assert discover(config.Settings()).pip_backend("gear").plugin.name == "alpha"
 
 
+def test_what_is_not_in_use_is_told_of_no_successor(terminal):
+    """Two come late, and each needs a name that the other's namesake has: one note, told once."""
+    terminal.install("mataserver-zeta", GEAR, mataserver={"zeta": "mataserver_zeta"})
+    found = found_later()
+    terminal.install("mataserver-alpha", GEAR, mataserver={"alpha": "mataserver_alpha"})
+    terminal.install("beta-copy", ROUTES, mataserver={"zeta": "beta_copy"})
+    assert found.refresh() is True
+    notes = {plugin.distribution: plugin.note for plugin in found.found if plugin.name == "zeta"}
+    assert notes["beta-copy"] is None
+    assert notes["mataserver-zeta"].startswith("the plugin alpha of mataserver-alpha needs")
+
+
 def test_one_that_will_not_come_first_is_no_news(terminal):
     """The next start decides as the running server does."""
     terminal.install("mataserver-alpha", GEAR, mataserver={"alpha": "mataserver_alpha"})

@@ -16,7 +16,7 @@ from mataserver.entry_points import describe_problem, module_of
 from mataserver.errors import MataError
 from mataserver.plugins import validation
 from mataserver.plugins.backend_validation import check_backend
-from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
+from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log, unmet_versions
 from mataserver.plugins.validation import (
     NameTakenError,
     PluginError,
@@ -237,7 +237,9 @@ def _reason(error: BaseException, plugin: Plugin) -> str:
     text = " ".join(_DIRECTORIES.sub("", str(error)).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = None if isinstance(error, SyntaxError) else _code_location(error, plugin.module)
-    return said if place is None else f"{said} ({place})"
+    said = said if place is None else f"{said} ({place})"
+    unmet = ", ".join(unmet_versions(plugin))
+    return f"{said}; it needs another version than {unmet}" if unmet else said
 
 
 def _code_location(error: BaseException, module: str) -> str | None:

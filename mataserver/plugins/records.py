@@ -160,15 +160,24 @@ def record_succession(late: Plugin, others: Iterable[Plugin]) -> None:
     Plugins are loaded in the order of their names, so that at the next start it is the other.
     """
     for each in others:
-        if each.name == late.rival and late.sort_key < each.sort_key and each is not late:
+        if each.error is not None or each.note is not None:
+            continue  # it is not in use, or needs a restart that brings the list up to date
+        if each.name == late.rival and late.sort_key < each.sort_key:
             owner = late.distribution or late.name
-            note = (
+            each.note = (
                 f"the plugin {late.name} of {owner} needs a name that this one has, and takes it "
                 f"at the next start of the server: plugins.disabled: [{owner}] prevents that"
             )
-            if each.note != note:
-                each.note = note
-                log.warning("plugin %s: %s", each.name, note)
+            log.warning("plugin %s: %s", each.name, each.note)
+
+
+def unmet_versions(plugin: Plugin) -> tuple[str, ...]:
+    """Return the server, and those of its plugins, that a plugin needs in another version."""
+    try:
+        needed = importlib.metadata.requires(plugin.distribution) or ()
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # it is half installed
+        return ()
+    return mismatched([each for each in needed if each.startswith("mataserver")])
 
 
 def check_installed(label: str, needing: Backend | SourceSpec) -> None:
