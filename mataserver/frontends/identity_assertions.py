@@ -28,6 +28,8 @@ WINDOW = 30.0
 """Validity of an assertion, and maximum clock difference, in seconds."""
 MAX_REMEMBERED = 100_000
 """Maximum number of unexpired assertions remembered; more are rejected."""
+MAX_PATH = 1_024
+"""Characters of a path that an assertion holds as it is: a header is shorter than a path may be."""
 
 
 class InvalidAssertion(MataError):
@@ -79,7 +81,7 @@ class IdentityAssertions:
             until=principal.until,
             background=principal.background,
             method=method,
-            path=path,
+            path=_short(path),
             to=to,
             at=self._clock(),
             once=secrets.token_hex(8),
@@ -97,7 +99,7 @@ class IdentityAssertions:
             principal = _principal(claims)
         except (binascii.Error, msgspec.DecodeError, ValueError):  # of another version
             raise InvalidAssertion("The front-ends are of different versions") from None
-        if (claims.method, claims.path, claims.to) != (method, path, to):
+        if (claims.method, claims.path, claims.to) != (method, _short(path), to):
             raise InvalidAssertion("The front-end's token is for another request")
         self._check_single_use(claims)
         return principal
@@ -115,6 +117,13 @@ class IdentityAssertions:
         if claims.once in self._used or len(self._used) >= MAX_REMEMBERED:
             raise InvalidAssertion("The front-end's token was used already")
         self._used[claims.once] = now + 2 * WINDOW
+
+
+def _short(path: str) -> str:
+    """Return what stands for a path: the path, or the SHA-256 of a long one."""
+    if len(path) <= MAX_PATH:
+        return path
+    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _principal(claims: _Claims) -> Principal:
