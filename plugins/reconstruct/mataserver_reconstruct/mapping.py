@@ -86,12 +86,14 @@ def _placed(models: list[Any]) -> int:
 
 def _better(found: list[Any], other: list[Any]) -> list[Any]:
     """Return the models whose largest has more photographs, unless it leaves out more of them."""
-    more = _placed(other) > _placed(found) and len(_files(other)) >= len(_files(found))
+    every, before = (set().union(*map(placed_files, models)) for models in (other, found))
+    more = _placed(other) > _placed(found) and len(every) >= len(before)
     return other if more else found
 
 
-def _files(models: list[Any]) -> set[str]:
-    return {model.image(at).name for model in models for at in model.reg_image_ids()}
+def placed_files(model: Any) -> set[str]:
+    """Return the files of the photographs of one of pycolmap's reconstructions."""
+    return {model.image(at).name for at in model.reg_image_ids()}
 
 
 def _map_globally(workspace: Workspace, files: list[str]) -> list[Any]:
@@ -166,7 +168,7 @@ def _usable_models(models: Iterable[Any]) -> list[Any]:
         and model.compute_mean_observations_per_reg_image() >= MIN_INLIERS
     ]
     found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
-    placed = [{model.image(at).name for at in model.reg_image_ids()} for model in found]
+    placed = [placed_files(model) for model in found]
     return [model for model, own in zip(found, adds_photos(placed), strict=True) if own]
 
 

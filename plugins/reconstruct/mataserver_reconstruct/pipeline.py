@@ -28,6 +28,7 @@ from mataserver_reconstruct import (
     scale,
     spec,
     stages,
+    turned,
     verdicts,
     workspace,
 )
@@ -152,8 +153,15 @@ def _map(job: Job, made: Workspace, found: _Findings) -> None:
     for files in scenes:
         told(0)
         found.scenes.append((files, []))
-        found.scenes[-1][1].extend(mapping.build(made, files, told))
+        _add(made, found, mapping.build(made, files, told))
         before += len(files)
+
+
+def _add(made: Workspace, found: _Findings, built: list[Any]) -> None:
+    """Add the models of the last scene, without those of a camera that was only turned."""
+    for model in built:
+        if not turned.only_turned(made, found.pairs.pairs, mapping.placed_files(model)):
+            found.scenes[-1][1].append(model)
 
 
 def _densify(job: Job, made: Workspace, found: _Findings) -> None:
@@ -176,7 +184,7 @@ def _densify(job: Job, made: Workspace, found: _Findings) -> None:
 def _write_partial(job: Job, made: Workspace, found: _Findings) -> None:
     """Write the partial result of a stopped mapping, if there is one."""
     if found.scenes and not found.scenes[-1][1]:
-        found.scenes[-1][1].extend(mapping.load_unfinished(made))
+        _add(made, found, mapping.load_unfinished(made))
     if any(models for _, models in found.scenes):
         _write(job, made, found, partial=True)
 
