@@ -35,8 +35,8 @@ async def relay(
 ) -> tuple[web.StreamResponse, int]:
     """Answer a request with a server's answer; return the response, and the status that it counts.
 
-    patience: seconds that the server may pause; ``client_timeout``: that the client may.
-    sent:     is told how many bytes were passed on.
+    server_timeout: seconds that the server may pause; ``client_timeout``: that the client may.
+    count_sent:     is told how many bytes were passed on.
 
     Raises ``UpstreamFailure`` while nothing was sent; after that the connection is cut.
     """
