@@ -214,7 +214,7 @@ async def _next(
 
     Raises what the source of the frames raises.
     """
-    receiving = asyncio.create_task(socket.receive())
+    receiving = asyncio.create_task(_receive(socket))
     try:
         await asyncio.wait({receiving, pump}, return_when=asyncio.FIRST_COMPLETED)
         if pump.done() and pump.result():
@@ -225,6 +225,17 @@ async def _next(
         return await receiving
     finally:
         await _stop(receiving)
+
+
+async def _receive(socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
+    """Return the next message.
+
+    Where the connection was lost before a ping was read, its pong cannot be sent, which aiohttp
+    raises. What the server said last, such as why it closed, stands behind that ping.
+    """
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+            return await socket.receive()
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, frame: bytes) -> bool:
