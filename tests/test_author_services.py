@@ -62,14 +62,17 @@ async def test_events_of_several_lines_and_none(plugin, mata_client):
             return await self.ctx.http.events(request, self.told(request.match_info["name"]))
 
         async def told(self, name):
-            if name != "none":
+            if name == "numbered":
+                yield name, 1, 7
+            elif name != "none":
                 yield name, 1
     """
     http = await mata_client(plugin(source))
     found = {}
-    for name in ("sound", "none", "a%0Ddata:2", "a%0Adata:2"):
+    for name in ("sound", "numbered", "none", "a%0Ddata:2", "a%0Adata:2"):
         async with http.get(f"/events/{name}") as answer:
             found[name] = (answer.status, await answer.text())
     assert found["sound"] == (200, "event: sound\ndata: 1\n\n")
+    assert found["numbered"] == (200, "id: 7\nevent: numbered\ndata: 1\n\n")
     assert found["none"] == (200, "")
     assert {status for name, (status, _) in found.items() if "%" in name} == {500}

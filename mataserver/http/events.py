@@ -134,7 +134,7 @@ def event(kind: str, data: object, identity: str = "") -> bytes:
 
     Raises ``ValueError`` for a name or an id of several lines: the second would be another field.
     """
-    if _BREAK.search(kind) or _BREAK.search(identity):
+    if _BREAK.search(f"{kind}{identity}"):
         raise ValueError(f"an event's name and id are one line each: {kind!r}, {identity!r}")
     head = f"id: {identity}\n" if identity else ""
     return f"{head}event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"
