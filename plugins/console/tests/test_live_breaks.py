@@ -202,3 +202,31 @@ async def test_rates(tmp_path):
         await asked(server, "DELETE", f"/v1/sessions/{session['session_id']}")
         await person.until(f"{FAILED} !== ''")
         await person.until(f"{rate} === '\u2013'")
+
+
+SLOW = """(() => {
+  const now = performance.now.bind(performance);
+  window.late = 3000;
+  performance.now = () => now() + window.late;
+})()"""
+"""Has a page take its answers for older than they are."""
+STILL = "document.querySelector('.vid canvas')"
+GREEN = f"""(() => {{
+  const seen = {STILL}, copy = new OffscreenCanvas(seen.width, seen.height).getContext("2d");
+  copy.drawImage(seen, 0, 0);
+  return [seen.width, seen.height, copy.getImageData(320, 300, 1, 1).data[1] > 60];
+}})()"""
+
+
+async def test_a_slow_model(tmp_path):
+    """What it found is shown on the picture that it was given, not on what moved on since."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.until(LIVE)
+        assert await person.evaluate(f"{STILL}.hidden")
+        await person.evaluate(SLOW)
+        await person.until(f"!{STILL}.hidden")
+        assert await person.evaluate(GREEN) == [640, 480, True]
+        await person.evaluate("late = 0")
+        await person.until(f"{STILL}.hidden")

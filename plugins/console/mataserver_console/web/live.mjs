@@ -18,7 +18,7 @@ import { useModel } from "./try.mjs";
 
 const TAIL = 2000;
 const LOOK = 3000;  // milliseconds between two pictures of a camera of the server
-const OFF = { phase: "off", answer: null, error: null, problem: "", session: "", size: [640, 480], captured: 0 };
+const OFF = { phase: "off", answer: null, error: null, problem: "", session: "", size: [640, 480], captured: 0, still: null };
 
 /** The stream of this page. Starting ends the one before it, leaving the page ends all. */
 function useStream(video) {
@@ -115,11 +115,19 @@ function Video({ video, stream, items, tracks, start }) {
     watch.observe(box.current);
     return () => watch.disconnect();
   }, [width]);
-  const on = stream.phase !== "off";
+  const on = stream.phase !== "off", { still } = stream;
+  const canvas = useRef(null);
+  useLayoutEffect(() => {
+    if (!still) return;
+    Object.assign(canvas.current, { width: still.width, height: still.height });
+    canvas.current.getContext("2d").drawImage(still, 0, 0);
+    still.close();
+  }, [still]);
   const fits = Math.abs((width * shape[1]) / (height * shape[0]) - 1) < 0.02;
-  return html`<div class=${`vid ${stream.phase === "live" ? "" : "old"}`} ref=${box} style=${{ aspectRatio: shape.join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"
+  return html`<div class=${`vid ${stream.phase === "live" ? "" : "old"}`} ref=${box} style=${{ aspectRatio: (still ? stream.size : shape).join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"
       onResize=${({ target: { videoWidth, videoHeight } }) => { if (videoWidth) setShape([videoWidth, videoHeight]); }}></video>
-    ${on && fits && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
+    <canvas ref=${canvas} hidden=${!on || !still} aria-hidden="true"></canvas>
+    ${on && (fits || still) && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
       <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 230, 40], [width * scale - 120, 0, width * scale, 40]]}/>`}
     ${on ? html`<span class="glass vl" title=${stream.session && `Session ${stream.session}`}><${State} kind=${KIND[stream.phase] ?? "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
       <span class="glass vr">${shape.join(" × ")}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span>${start && html`<${Button} icon="camera" class="wide" onClick=${start}>Turn it on<//>`}</div>`}</div>`;

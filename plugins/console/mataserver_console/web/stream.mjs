@@ -9,6 +9,7 @@ const WIDEST = 1280;
 /** With two frames on their way the model need not wait for the network; more would be dropped. */
 const ON_THE_WAY = 2;
 const WINDOW = 60;
+const SLOW = 1000, QUICK = 700;  // milliseconds: from when on an answer is shown on its own picture, and until when
 const LEAST = 4;  // results whose times make a rate, however far apart they are
 const QUIET = 5000;  // milliseconds without a word from the server, which is then asked for one
 const LATE = 20_000;  // milliseconds: a connection that broke without a word never answers; over a slow one frames are before the question
@@ -84,6 +85,7 @@ export class Stream {
     this.frames = 0;  // of this session: each has its number there
     /** When each frame that is on its way was captured, and its size. */
     this.captured = new Map();
+    this.slow = false;
     this.missed = 0;  // frames of the sessions before this one that had no answer
     this.tries = 0;  // sessions that were begun since the last answer
     this.heard = this.asked = 0;  // when the server said something, and was asked whether it is there
@@ -215,7 +217,7 @@ export class Stream {
       const size = [frame.width, frame.height];
       const blob = await this.encoded(frame);
       if (!blob || this.socket !== socket || socket.readyState !== WebSocket.OPEN) return;
-      this.captured.set(this.frames, { captured, size });
+      this.captured.set(this.frames, { captured, size, blob });
       this.frames += 1;
       this.meter.sent += 1;
       socket.send(blob);
@@ -235,7 +237,14 @@ export class Stream {
     this.tries = 0;
     if (!of) return;
     this.meter.result(now, now - of.captured);
-    this.tell({ answer: said, captured: of.captured, size: of.size, problem: "" });
+    this.slow = now - of.captured > (this.slow ? QUICK : SLOW);
+    this.show(said, of);
+  }
+
+  /** Show an answer: of a slow model on the picture that it is of, since in the moving one things are elsewhere by now. */
+  async show(answer, { captured, size, blob }) {
+    const still = this.slow ? await createImageBitmap(blob) : null;
+    if (!this.ended) this.tell({ answer, captured, size, still, problem: "" });
   }
 
   /** End all that was begun; what is still under way ends itself when it comes. */
