@@ -29,8 +29,7 @@ RESULTS = "results.jsonl"
 SUMMARY = "summary.json"
 ANNOTATED = "annotated.mp4"
 TRACK = "track"
-TIMING, COUNTED = "timing", "frames"
-"""The parameter and value with which a tracker counts frames in place of seconds."""
+
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Every = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -73,21 +72,6 @@ def task_of_model(models: Models, asked: InferRequest) -> str:
     model = models.get(asked.model)
     model.params(asked.params)
     return model.task
-
-
-def spec_of(models: Models, asked: InferRequest, file: str = "") -> InferSpec:
-    """Return the job of what is asked, whose upload is called ``file``.
-
-    A tracker that can, counts the frames unless asked otherwise: they come as fast as the model
-    answers, and the same file is to have the same tracks on every machine. Raises as
-    ``task_of_model``.
-    """
-    task = task_of_model(models, asked)
-    spec = InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
-    counts = task == TRACK and TIMING in models.get(asked.model).params_type.__struct_fields__
-    if counts and spec.params.get(TIMING) is None:
-        spec.params = {**spec.params, TIMING: COUNTED}
-    return spec
 
 
 def infer(job: Job) -> dict[str, Any]:

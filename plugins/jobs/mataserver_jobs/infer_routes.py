@@ -23,9 +23,10 @@ from mataserver_jobs.infer import (
     UPLOAD,
     Every,
     InferRequest,
+    InferSpec,
     Limit,
     ModelName,
-    spec_of,
+    task_of_model,
 )
 from mataserver_jobs.parameters import KEY_HEADER, idempotency_key, query_and
 from mataserver_jobs.routes import JSON, asker, owner_of
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_jobs.desk import Desk
-    from mataserver_jobs.infer import InferSpec
     from mataserver_jobs.record import Record
     from mataserver_jobs.uploads import Uploads
 
@@ -179,8 +179,9 @@ class InferRoutes:
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
 
     def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
-        """Return a job of what was asked. Raises as ``spec_of``."""
-        return spec_of(self._ctx.models, asked, file)
+        """Return a job of what was asked. Raises as ``task_of_model``."""
+        task = task_of_model(self._ctx.models, asked)
+        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
 
 
 def _refuse_query(request: web.Request) -> None:

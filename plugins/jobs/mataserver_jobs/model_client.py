@@ -26,6 +26,8 @@ TRIES = 2
 """How often an item is sent whose answer is 500: another one may have killed the worker."""
 LOADS = 5
 """How many loads in a row may kill the worker before the job fails: it concerns every item."""
+TIMING = "timing"
+"""The parameter of a tracker that counts frames or seconds."""
 _LOAD_DEATH = "could not be loaded: its worker died"
 """What the server's 503 says then. One that says that it waits before the next load is no load."""
 _ITEM_STATUSES = {400, 413, 500}
@@ -128,13 +130,24 @@ class Stream:
         self, access: Access, model: str, params: dict[str, Any], check: Callable[[], None]
     ) -> None:
         self._requests = RequestClient(access, model, params, check)
-        asked = {"model": model, "params": params}
-        status, made = self._requests.request("POST", "/v1/sessions", asked)
-        if status != 201:
-            raise MataError(str(made.get("detail", f"The server answered {status}")))
-        self._session = made["session_id"]
+        self._session = self._make(model, params)
         self._runner = asyncio.Runner()
         self._runner.run(self._connect(access))
+
+    def _make(self, model: str, params: dict[str, Any]) -> str:
+        """Make a session whose tracker, if it can, counts the frames unless asked otherwise.
+
+        They are sent as fast as the model answers, and not as they were recorded.
+        """
+        counted = {**params, TIMING: "frames"} if params.get(TIMING) is None else params
+        for given in (counted, params):
+            asked = {"model": model, "params": given}
+            status, made = self._requests.request("POST", "/v1/sessions", asked)
+            if status == 201:
+                return str(made["session_id"])
+            if not str(made.get("detail")).startswith(f"params.{TIMING}: unknown"):
+                break
+        raise MataError(str(made.get("detail", f"The server answered {status}")))
 
     async def _connect(self, access: Access) -> None:
         import aiohttp

@@ -62,29 +62,46 @@ async def printed(served, *arguments):
     return [json.loads(line) for line in output.splitlines()]
 
 
-async def of_job(served, clip, params):
-    """Run a job on the video; return its result's tracks."""
+async def of_job(served, clip, params, again):
+    """Run a job on the video, and once more with the params ``again``; return the first tracks."""
     asked = {"model": "fake-detect", "annotate": "false", "params": json.dumps(params)}
     headers = {**served.headers, "Content-Type": "application/octet-stream"}
     async with aiohttp.ClientSession(served.url, headers=headers) as http:
         async with http.post("/v1/jobs/infer", params=asked, data=clip.read_bytes()) as response:
             assert response.status == 202
             job = await response.json()
-        async with asyncio.timeout(60):
-            while job["finished_at"] is None:
-                await asyncio.sleep(0.05)
-                async with http.get(f"/v1/jobs/{job['id']}") as response:
-                    job = await response.json()
-    assert job["error"] is None
-    return job["result"]["tracks"]
+        first = await ended(http, job["id"])
+        headers = {"Content-Type": "application/json"}
+        body = {"spec": {"params": again}}
+        path = f"/v1/jobs/{job['id']}/restart"
+        async with http.post(path, json=body, headers=headers) as response:
+            assert response.status == 202
+        return first, await ended(http, job["id"])
+
+
+async def ended(http, job):
+    """Wait for a job's end; return how often its first track was seen, and when."""
+    async with asyncio.timeout(60):
+        while True:
+            async with http.get(f"/v1/jobs/{job}") as response:
+                shown = await response.json()
+            if shown["finished_at"] is not None:
+                assert shown["error"] is None
+                return shown["result"]["tracks"]["1"]
+            await asyncio.sleep(0.05)
 
 
 async def test_a_job_counts_frames(served, clip, caplog):
-    """How long an object is hidden is told by the video, not by the detector's speed."""
+    """How long an object is hidden is told by the video, not by the detector's speed.
+
+    So it is of a job that is run again, also with other parameters.
+    """
+    seen = FRAMES - 1 - len(HIDDEN)
+    whole = {"label": "320x120", "frames": seen, "first": 1, "last": FRAMES - 1}
+    cut = {"label": "320x120", "frames": HIDDEN[0] - 1, "first": 1, "last": HIDDEN[0] - 1}
     by_arrival = {"timing": "arrival"}
-    for params, last in (({"timing": None}, FRAMES - 1), (by_arrival, HIDDEN[0] - 1)):
-        first = (await of_job(served, clip, params))["1"]
-        assert (first["first"], first["last"]) == (1, last)
+    assert await of_job(served, clip, {"timing": None}, {"confidence": 0.1}) == (whole, whole)
+    assert await of_job(served, clip, by_arrival, by_arrival) == (cut, cut)
     assert "ignored" not in caplog.text  # such as the body of a request that takes none
 
 
