@@ -169,6 +169,11 @@ def _blurred(good: list[Photo]) -> list[str]:
         if names and len(names) >= len(good) / 10:
             which = f"{_count(len(names), 'photograph')} {'is' if len(names) == 1 else 'are'}"
             told.append(f"{which} {what}, which gives few details: {_some(names)}.")
+    if any(photo.may_lack_bits for photo in soft):
+        told.append(
+            "Files of 16 bits that hold 10 or 12 bits are read as nearly black, too: if that is "
+            "what the dark ones are, scale them to 8 or 16 bits."
+        )
     return told
 
 

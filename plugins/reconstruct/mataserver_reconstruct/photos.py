@@ -79,6 +79,16 @@ class Photo(Struct, frozen=True, kw_only=True):
         """Whether nearly all of it is black."""
         return self.measured.get("dark_frac", 0.0) > _DARK
 
+    @property
+    def may_lack_bits(self) -> bool:
+        """Whether nothing in it is lighter than 12 bits are that were stored as the lower of 16.
+
+        No tag tells it, so that the picture cannot be scaled: it may be one of a dark place.
+        """
+        deep = self.path.lower().endswith((".tif", ".tiff", ".png"))
+        black = self.measured.get("brightness", 0.0) == 0
+        return deep and not black and self.measured.get("dark_frac", 0.0) == 1
+
 
 def prepare(job: Job, spec: Spec) -> list[Photo]:
     """Write the working copies of a job's photographs; return them in natural order.

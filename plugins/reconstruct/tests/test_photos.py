@@ -10,13 +10,14 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image
 
 from mataserver import BadRequest, decode_image
-from mataserver_reconstruct import intake, photos
+from mataserver_reconstruct import advice, intake, photos
 from mataserver_reconstruct.spec import Limits, Spec
 
 # Pillow warns of metadata and of sizes that the tests have damaged on purpose.
@@ -142,6 +143,19 @@ def test_large_photographs_are_reduced(prepared):
     big.save(out, "JPEG", exif=exif())
     (photo,), _ = prepared({"a.jpg": out.getvalue()}, max_size=800)
     assert (photo.width, photo.height, photo.original) == (800, 600, (1600, 1200))
+
+
+@pytest.mark.parametrize(("ending", "bits", "told"), [
+    ("tif", 12, True), ("png", 12, True), ("TIFF", 10, True), ("tif", 16, False), ("tif", 0, False),
+])  # fmt: skip
+def test_few_bits_in_files_of_16_are_told(ending, bits, told, prepared):
+    """Such a file is read as nearly black: its owner is told what may be wrong with it."""
+    deep = np.round(PIXELS / 255.0 * (2**bits - 1)).astype(np.uint16)
+    data = cv2.imencode(f".{ending.lower()}", deep)[1].tobytes()
+    found, _ = prepared({f"a.{ending}": data})
+    said = " ".join(advice.before(found, "auto"))
+    assert ("hold 10 or 12 bits" in said) == told
+    assert ("too dark" in said) == (bits < 16)
 
 
 BAD = {
