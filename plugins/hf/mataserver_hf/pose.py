@@ -176,12 +176,21 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PoseEstimator:
     from transformers import AutoModelForPoseEstimation
 
     from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.preprocessor import stated_sizes
 
     settings: Settings = ctx.settings
     people = PersonDetector(ctx.parts["person"], settings.person_label)
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForPoseEstimation)
-    return PoseEstimator(network, checkpoint.preprocessor().processor, people)
+    processor = checkpoint.preprocessor().processor
+    made = (processor.size["height"], processor.size["width"])
+    for height, width in stated_sizes(network.config):
+        if (height, width) != made:
+            raise MataError(
+                f"the network of {spec.name} takes images of {width}x{height} pixels, but its "
+                f"image processor makes {made[1]}x{made[0]} of them"
+            )
+    return PoseEstimator(network, processor, people)
 
 
 def parts(_files: ModelFiles, settings: Settings) -> Mapping[str, Part]:

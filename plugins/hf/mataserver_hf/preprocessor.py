@@ -92,7 +92,7 @@ class Preprocessor:
         It states the size of images that many networks take alone; others need sides that can be
         halved five times. There is no doubt of images that keep their shape: some may fit.
         """
-        fixed, stated = self.fixed_size, set(_stated_sizes(config))
+        fixed, stated = self.fixed_size, set(stated_sizes(config))
         if fixed is None or fixed in stated:
             return False
         return bool(stated) or any(side % _STRIDE for side in fixed)
@@ -218,9 +218,9 @@ class Preprocessor:
         return dict(prepared(image, prepare).items())
 
 
-def _stated_sizes(config: Any) -> Iterator[Size]:
+def stated_sizes(config: Any) -> Iterator[Size]:
     """Yield the sizes of images that a network's configuration and those of its parts state."""
-    for part in ("", "vision_config", "backbone_config"):
+    for part in ("", "vision_config", "backbone_config", "encoder"):
         size = getattr(getattr(config, part, None) if part else config, "image_size", None)
         if isinstance(size, int):
             yield size, size

@@ -89,7 +89,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> TrOcr:
     # The first token of every text is an input, not generated.
     longest = network.config.decoder.max_position_embeddings - 1
     reader = TextReader(network, checkpoint.tokenizer(), ctx.max_batch)
-    return TrOcr(reader, checkpoint.preprocessor(), longest)
+    model = TrOcr(reader, checkpoint.preprocessor(), longest)
+    return checkpoint.tried(model, TrOcrParams(max_tokens=1))
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mataserver import BadRequest, MataError, ModelSpec
-from mataserver_hf import classify, embed
+from mataserver_hf import classify, embed, pose
+from mataserver_hf.options import Settings
 
 
 @pytest.fixture
@@ -48,6 +51,7 @@ def opened(load_from, session_context):
         ("hiera_classifier", (48, 48)),
         ("owlvit", (96, 96)),
         ("clipseg", (64, 96)),
+        ("trocr", (16, 48)),
         ("rt_detr", (48, 48)),
     ],
 )
@@ -94,6 +98,16 @@ def test_images_that_are_not_resized(name, with_processor, load_from, picture):
     model.predict([picture(side, side)], [backend.params()])
     with pytest.raises(BadRequest, match="resized to 150x90 pixels does not fit this model"):
         model.predict([picture(90, 150)], [backend.params()])
+
+
+def test_a_pose_network_is_held_to_its_size(with_processor, session_context):
+    """What it is given are people in a detector's boxes: their size is compared, without any."""
+    path = with_processor("vitpose", size={"height": 64, "width": 64})
+    people = SimpleNamespace(model=SimpleNamespace())
+    context = replace(session_context, settings=Settings(), parts={"person": people})
+    told = "tiny/vitpose takes images of 48x64 pixels, but its image processor makes 64x64 of them"
+    with pytest.raises(MataError, match=told):
+        pose.load(ModelSpec("tiny/vitpose", "pose", "hf", path), context)
 
 
 def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
