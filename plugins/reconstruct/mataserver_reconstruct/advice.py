@@ -90,6 +90,11 @@ def _scenes(graph: Graph, scenes: list[list[str]], models: set[str]) -> list[str
         apart = all(None in pair or pair[0] == pair[1] for pair in pairs)
         how = "show {} scenes that share nothing" if apart else "were separated into {} scenes"
         told.append(f"The photographs {how.format(parts)}; each has its own model.")
+        if apart:
+            told.append(
+                "If that is one place, views in between are missing, or some photographs are "
+                "mirrored, as front cameras of phones do: mirror these once more."
+            )
     if len(models) > parts:
         told.append(
             f"The {len(models)} models are of {_count(parts, 'scene')}: too little connects the "

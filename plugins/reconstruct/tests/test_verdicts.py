@@ -260,6 +260,7 @@ def test_scenes_that_louvain_parted_share_something():
         "The photographs were separated into 2 scenes; each has its own model."
     )
     assert "2 scenes that share nothing" in told_after(two, models)
+    assert "some photographs are mirrored" in told_after(two, models)
 
 
 def test_several_models_of_one_scene_are_told():
