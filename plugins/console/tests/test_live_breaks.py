@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import planted_clock
 import pytest
 from console_pages import CHROMIUM, asked, served, shown
@@ -91,6 +93,19 @@ async def test_a_page_that_nobody_looks_at_for_long(tmp_path):
         await person.until(LIVE)
         await sessions(server, 1)
         assert await person.evaluate(FAILED) == ""
+
+
+async def test_a_page_that_was_frozen(tmp_path):
+    """A browser pauses its video, as does a key for media: the frames go on all the same."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.until(LIVE)
+        await person.evaluate("document.querySelector('video').pause()")
+        await person.until("!document.querySelector('video').paused")
+        (before,) = await sessions(server, 1)
+        while (await sessions(server, 1))[0]["results"] < before["results"] + 5:
+            await asyncio.sleep(0.05)
 
 
 BROKEN = """(() => {

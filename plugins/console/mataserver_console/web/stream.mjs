@@ -105,6 +105,7 @@ export class Stream {
       track.onended = () => this.stop(new Error("The camera was disconnected"));
       track.onmute = () => this.tell({ problem: "The camera sends no picture: another program, the system or a switch on it holds it back" });
       this.video.srcObject = media;
+      this.video.onpause = () => { this.video.play().catch(() => {}); };  // a browser that freezes a page pauses it for good
       await this.video.play();
       await this.open();
     } catch (error) {
@@ -252,6 +253,7 @@ export class Stream {
     if (this.ended) return;
     this.ended = true;
     for (const track of this.media?.getTracks() ?? []) { track.onended = track.onmute = null; track.stop(); }
+    this.video.onpause = null;
     this.video.srcObject = null;
     this.encoder.terminate();
     this.leave();
