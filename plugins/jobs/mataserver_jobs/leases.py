@@ -71,7 +71,7 @@ class Leases(Queue):
 
         Raises ``NewerSchemaError`` where the jobs are those of newer servers.
         """
-        now = self._clock()
+        now = self._database.now()
         waiting = (
             sa.select(JOBS.c.id)
             .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
@@ -102,7 +102,7 @@ class Leases(Queue):
 
     async def renew(self, record: Record) -> Record | None:
         """Renew a lease; return the job as it stands, or None when the claim is no longer valid."""
-        values = {"lease_until": self._clock() + LEASE_SECONDS}
+        values = {"lease_until": self._database.now() + LEASE_SECONDS}
         async with self._database.begin() as connection:
             row = (await connection.execute(claimed_update(record, values))).mappings().first()
         return None if row is None else record_of(row)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.record import Record
 
 
-async def put(database: Database, connection: Connection, record: Record, now: float) -> None:
-    """Queue a delivery of a job's end to its owner's webhooks, at ``now`` Unix seconds.
+async def put(database: Database, connection: Connection, record: Record) -> None:
+    """Queue a delivery of a job's end to its owner's webhooks.
 
     It is due at once, by the clock of the database. The job as it stands is kept: it may be
     removed, or run again, before they hear of it.
@@ -29,6 +29,7 @@ async def put(database: Database, connection: Connection, record: Record, now: f
     webhooks = (await connection.scalars(owned)).all()
     if not webhooks:
         return
+    now = record.finished_at or 0.0
     event = {
         "type": f"job.{record.state}",
         "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),

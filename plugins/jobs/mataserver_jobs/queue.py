@@ -23,25 +23,24 @@ KEEP_SECONDS = 7 * 86_400.0
 class Queue:
     """The jobs in a database.
 
-    ``clock`` gives Unix seconds; a job that has ended is kept for ``keep`` seconds of ``lived``.
+    A job that has ended is kept for ``keep`` seconds of ``lived``. All other times are by the clock
+    of the database: those of the servers may differ, and the oldest job comes first.
     """
 
     def __init__(
         self,
         database: Database,
-        clock: Callable[[], float] = time.time,
         *,
         keep: float = KEEP_SECONDS,
         lived: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._clock = clock
         self._keep = keep
         self._lived = lived
 
     def _end(self, state: str, message: str) -> dict[str, Any]:
         """Return what every end changes."""
-        now = self._clock()
+        now = self._database.now()
         ended = {"state": state, "stage": state, "message": message, "finished_at": now}
         kept = {"expires_at": now + self._keep, "kept_until": self._lived() + self._keep}
         return {**ended, **kept, "holder": None, "lease_until": None}
@@ -61,5 +60,5 @@ class Queue:
         """Announce jobs that changed; the webhooks learn of those that ended, come what may."""
         for record in map(record_of, rows):
             if record.ended:
-                await outbox.put(self._database, connection, record, self._clock())
+                await outbox.put(self._database, connection, record)
         await self._database.announce(connection, CHANNEL)

@@ -60,20 +60,22 @@ class Store(Leases, Expiry):
             progress=0.0,
             message="Waiting for its turn.",
             spec=spec,
-            created_at=self._clock(),
+            created_at=0.0,  # the database tells
             idempotency_key=key,
             bytes_used=bytes_used,
         )
         try:
             async with self._database.begin() as connection:
-                await connection.execute(sa.insert(JOBS).values(**row_of(record)))
+                values = row_of(record) | {"created_at": self._database.now()}
+                insertion = sa.insert(JOBS).values(**values).returning(JOBS.c.created_at)
+                created_at = await connection.scalar(insertion)
                 await self._database.announce(connection, CHANNEL)
         except sa.exc.IntegrityError:
             known = await self.submitted(kind, owner, spec, key)
             if known is None:
                 raise Conflict("A job with this id exists already") from None
             return known
-        return record
+        return msgspec.structs.replace(record, created_at=created_at)
 
     async def submitted(self, kind: str, owner: str, spec: Any, key: str | None) -> Record | None:
         """Return the job that was submitted with an idempotency key, None when there is none.

@@ -59,9 +59,9 @@ async def database(empty_database, clock, monkeypatch):
 
 
 @pytest.fixture
-def store(database, clock):
+def store(database):
     """The queue, by the clock that the test sets."""
-    return Store(database, clock)
+    return Store(database)
 
 
 @pytest.fixture

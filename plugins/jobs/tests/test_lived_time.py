@@ -73,7 +73,7 @@ async def test_jobs_whose_clock_is_set(database, clock, leap):
     """An ended job is kept for its time, and no longer, though the clock leaps decades."""
     steady = Steady()
     time = await lived(database, steady)
-    store = Store(database, clock, keep=KEEP, lived=time.now)
+    store = Store(database, keep=KEEP, lived=time.now)
 
     async def ended():
         job = await store.submit("infer", "ada", {})
@@ -97,7 +97,7 @@ async def test_the_first_to_go_over_the_budget(database, clock):
     """Over the budget goes what ended first, also where its time of day is the later one."""
     steady = Steady()
     time = await lived(database, steady)
-    store = Store(database, clock, lived=time.now)
+    store = Store(database, lived=time.now)
 
     async def ended():
         job = await store.submit("infer", "ada", {}, bytes_used=10)
@@ -111,11 +111,11 @@ async def test_the_first_to_go_over_the_budget(database, clock):
     assert await store.over_budget(10) == [first]
 
 
-async def test_a_restarted_job_is_kept_anew(database, clock):
+async def test_a_restarted_job_is_kept_anew(database):
     """A job that runs again begins its time at its next end."""
     steady = Steady()
     time = await lived(database, steady)
-    store = Store(database, clock, keep=KEEP, lived=time.now)
+    store = Store(database, keep=KEEP, lived=time.now)
     job = await store.submit("infer", "ada", {})
     await store.cancel(job.id)
     await passed(database, steady, KEEP / 2, time)

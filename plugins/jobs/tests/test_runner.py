@@ -299,26 +299,30 @@ def test_who_is_dead():
 
 
 @pytest.mark.parametrize("days", [1, -1])
-async def test_clocks_that_differ(kinds, tmp_path, clock, days):
+async def test_clocks_that_differ(kinds, tmp_path, clock, days, monkeypatch):
     """A server whose clock is a day off, or was set, takes no job of one that lives."""
-    database = Database(tmp_path)
-    await database.migrate(SCHEMA)
-    ours, theirs = Store(database, clock), Store(database, lambda: clock.now + days * 86_400)
+    databases = [Database(tmp_path), Database(tmp_path)]
+    for each, ahead in zip(databases, (0.0, days * 86_400), strict=True):
+        await each.migrate(SCHEMA)
+        monkeypatch.setattr(each, "now", lambda ahead=ahead: sa.literal(clock.now + ahead))
+    ours, theirs = map(Store, databases)
     job = await ours.submit("count", "ada", {"to": 60})
     async with running(ours, kinds, tmp_path), running(theirs, {}, tmp_path) as other:
         while not (record := await ours.get(job.id)).ended:
             clock.now += 0.001
             other.wake()  # it looks for lost leases
             await asyncio.sleep(0.02)
-    await database.close()
+    for each in databases:
+        await each.close()
     assert (record.state, record.losses) == ("done", 0)
 
 
-async def test_a_lock_that_outlasts_the_lease(kinds, tmp_path, clock):
+async def test_a_lock_that_outlasts_the_lease(kinds, tmp_path, clock, monkeypatch):
     """A job whose lease ran out while the database was locked is still its server's: done, once."""
     database = Database(tmp_path, timeout=0.2)
     await database.migrate(SCHEMA)
-    queue = Store(database, clock)
+    monkeypatch.setattr(database, "now", lambda: sa.literal(clock.now))
+    queue = Store(database)
     job = await queue.submit("count", "ada", {"to": 60})
     async with running(queue, kinds, tmp_path) as runner:
         async with asyncio.timeout(30):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import uuid
 
 import pytest
 
 from mataserver import Conflict, NotFound
-from mataserver_database import Page
+from mataserver_database import Database, Page
+from mataserver_database.testing import new_database
 from mataserver_jobs.leases import MAX_DEATHS, MAX_LOSSES
-from mataserver_jobs.table import CHANNEL, PROGRESS
+from mataserver_jobs.store import Store
+from mataserver_jobs.table import CHANNEL, PROGRESS, SCHEMA
 
 KINDS = ["infer", "reconstruct"]
 
@@ -264,3 +268,42 @@ async def test_odd_texts(store, text):
     assert (await store.get(job.id)).spec == {"text": text}
     with pytest.raises(NotFound):
         await store.get(text)
+
+
+OTHER = """
+import asyncio, sys, time
+right, ahead = time.time, float(sys.argv[1])
+time.time = lambda: right() + ahead
+from pathlib import Path
+from mataserver_database import Database
+from mataserver_jobs.store import Store
+
+async def main():
+    database = Database(Path(sys.argv[2]), sys.argv[3])
+    print((await Store(database).submit("infer", "ada", {})).id)
+    await database.close()
+
+asyncio.run(main())
+"""
+"""A server whose clock is ahead takes a job."""
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+async def test_servers_whose_clocks_differ(postgres, tmp_path, ahead):
+    """Jobs wait in the order in which they came, and none ends before it begins: by one clock."""
+    url = await new_database(postgres, f"clocks_{uuid.uuid4().hex}")
+    database = Database(tmp_path, url)
+    await database.migrate(SCHEMA)
+    store = Store(database)
+    try:
+        jobs = [(await submit(store)).id]
+        command = [sys.executable, "-c", OTHER, str(ahead), str(tmp_path), url]
+        ran = await asyncio.to_thread(
+            subprocess.run, command, check=True, capture_output=True, text=True
+        )
+        jobs += [ran.stdout.strip(), (await submit(store)).id]
+        claims = [await store.claim("server", KINDS) for _ in jobs]
+        assert [each.id for each in claims] == jobs
+        assert all(each.created_at <= each.started_at for each in claims)
+    finally:
+        await database.close()

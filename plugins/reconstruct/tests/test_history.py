@@ -6,6 +6,7 @@ import asyncio
 import uuid
 
 import pytest
+import sqlalchemy as sa
 
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA as JOBS
@@ -98,10 +99,11 @@ async def test_the_oldest_go(database):
     assert [each.at async for each in kept.entries("bob")] == [0.0]
 
 
-async def test_jobs_that_are_not_noted(kept, database):
+async def test_jobs_that_are_not_noted(kept, database, monkeypatch):
     """A job that is done is not noted until it has an entry of that end; others never count."""
-    clock = iter(float(at) for at in range(1, 1000)).__next__
-    store = Store(database, clock)
+    times = iter(range(1, 1000))
+    monkeypatch.setattr(database, "now", lambda: sa.literal(float(next(times))))
+    store = Store(database)
     for kind in ("reconstruct", "infer", "reconstruct"):
         await store.submit(kind, "ada", {})
     first = await store.claim("me", ["reconstruct"])
@@ -120,14 +122,15 @@ async def test_jobs_that_are_not_noted(kept, database):
     assert len(await left(kept)) == 2
 
 
-async def test_jobs_whose_entries_went_are_not_noted_again(kept, database):
+async def test_jobs_whose_entries_went_are_not_noted_again(kept, database, monkeypatch):
     """Of an owner with more jobs than entries are kept those that are left out stay out.
 
     So the next job that ends is looked at, however many there were; another owner's all are.
     """
     kept = History(database, keep=3)
-    clock = iter(float(at) for at in range(1, 10_000)).__next__
-    store = Store(database, clock)
+    times = iter(range(1, 10_000))
+    monkeypatch.setattr(database, "now", lambda: sa.literal(float(next(times))))
+    store = Store(database)
     for owner in ("bob", *["ada"] * 120):
         await store.submit("reconstruct", owner, {})
         await store.finish(await store.claim("me", ["reconstruct"]), {})
