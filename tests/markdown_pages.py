@@ -15,9 +15,12 @@ PAGES = sorted(
         *DOCS.glob("*.md"),
         *ROOT.glob("clients/*/README.md"),
         *ROOT.glob("plugins/*/README.md"),
+        *ROOT.glob("templates/*/README.md"),
     ]
     if path.is_file()
 )
+AUTHORS = [DOCS / "plugins.md", *sorted(DOCS.glob("plugin-*.md"))]
+"""The pages for authors of plugins, the index first."""
 PLUGINS = sorted(
     {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
     & {
@@ -32,6 +35,11 @@ PLUGINS = sorted(
 def read(name):
     """Return a page of docs/."""
     return (DOCS / name).read_text()
+
+
+def read_authors():
+    """Return the pages for authors of plugins as one text."""
+    return "\n".join(page.read_text() for page in AUTHORS)
 
 
 def rows(text, first):

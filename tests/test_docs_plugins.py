@@ -1,4 +1,4 @@
-"""The examples of docs/plugins.md: what a plugin's author copies runs.
+"""The examples of the pages for authors of plugins: what a plugin's author copies runs.
 
 A block whose first line is a comment with a path is that file. The files up to a block of tests
 are one example, installed as a distribution; the next plugin behind tests begins another one.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from cli_terminal import write_distribution
-from markdown_pages import read
+from markdown_pages import AUTHORS
 
 BLOCK = re.compile(r"^```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"(?:#|//|<!--) ([\w./-]+\.\w+)(?: -->)?\n")
@@ -32,9 +32,14 @@ class Example(NamedTuple):
 
 
 def pairs():
-    """Return each block of tests of the page with the files that stand before it."""
+    """Return each block of tests with the files that stand before it on its page."""
+    return [pair for page in AUTHORS for pair in pairs_of(page.read_text())]
+
+
+def pairs_of(text):
+    """Return the pairs of a page."""
     found, files, tested = [], {}, False
-    for block in BLOCK.findall(read("plugins.md")):
+    for block in BLOCK.findall(text):
         named = FILE.match(block)
         if named:
             if tested and "@hookimpl" in block:
@@ -47,9 +52,9 @@ def pairs():
 
 
 def examples():
-    """Yield each test of the page."""
+    """Yield each test of the pages."""
     for files, block in pairs():
-        tree = compile(block, "plugins.md", "exec")
+        tree = compile(block, "example", "exec")
         names = [name for name in tree.co_names if name.startswith("test_")]
         yield from (pytest.param(Example(files, block, name), id=name) for name in names)
 
@@ -84,10 +89,13 @@ def installed(monkeypatch, tmp_path):
     return install
 
 
-def test_every_file_of_the_page_is_tested():
-    """Each file that the page shows belongs to a plugin with tests."""
+def test_every_file_of_the_pages_is_tested():
+    """Each file that a page shows belongs to a plugin with tests."""
     shown = {
-        named[1] for block in BLOCK.findall(read("plugins.md")) if (named := FILE.match(block))
+        named[1]
+        for page in AUTHORS
+        for block in BLOCK.findall(page.read_text())
+        if (named := FILE.match(block))
     }
     assert shown == {path for files, _ in pairs() for path in files}
     assert all(entry_points(files)["mataserver"] for files, _ in pairs())
@@ -106,10 +114,10 @@ def running(mata_client, mata_server, aiohttp_server):
 @pytest.mark.undocumented("an example may answer in place of a route")
 @pytest.mark.parametrize("example", list(examples()))
 async def test_examples_do_what_they_say(example, installed, running, request):
-    """Each test of the page passes against the plugin that stands before it."""
+    """Each test of a page passes against the plugin that stands before it."""
     installed(example.files)
     scope = {"__name__": "example_tests"}
-    exec(compile(example.tests, "plugins.md", "exec"), scope)
+    exec(compile(example.tests, "example", "exec"), scope)
     test = scope[example.name]
     wanted = inspect.signature(test).parameters
     await test(**{each: running.get(each) or request.getfixturevalue(each) for each in wanted})

@@ -13,7 +13,17 @@ import pytest
 import mataserver
 import mataserver_client as client
 from conftest import PROTOCOLS
-from markdown_pages import ROOT, blocks, headings, quoted, read, rows, section
+from markdown_pages import (
+    AUTHORS,
+    ROOT,
+    blocks,
+    headings,
+    quoted,
+    read,
+    read_authors,
+    rows,
+    section,
+)
 from mataserver import errors, plugins, results, testing
 from mataserver.contract import backend as contract
 from mataserver.contract import hookspecs, service
@@ -93,7 +103,14 @@ def test_metrics_are_described():
     assert described == actual
 
 
-# docs/plugins.md
+# docs/plugins.md, docs/plugin-*.md
+
+
+def test_the_index_names_every_page():
+    """Each page for authors of plugins has a link in the table of what a plugin can do."""
+    text = section(read("plugins.md"), "What a plugin can do")
+    linked = set(re.findall(r"\]\((plugin-\w+\.md)", text))
+    assert linked == {page.name for page in AUTHORS} - {"plugins.md"}
 
 
 def test_hooks_are_described():
@@ -118,13 +135,13 @@ def test_hooks_are_described():
 )
 def test_fields_are_described(kind, header):
     """Every field of what a plugin gives and gets has a line, in the code's order."""
-    described = [quoted(row[0]) for row in rows(read("plugins.md"), header)]
+    described = [quoted(row[0]) for row in rows(read_authors(), header)]
     assert described == [field.name for field in dataclasses.fields(kind)]
 
 
 def test_model_files_are_described():
     """What ``accepts`` gets is described, with what is derived from it."""
-    described = [quoted(row[0]) for row in rows(read("plugins.md"), "`ModelFiles`")]
+    described = [quoted(row[0]) for row in rows(read_authors(), "`ModelFiles`")]
     fields = [field.name for field in dataclasses.fields(contract.ModelFiles)]
     assert described == [*fields, "model_type"]
 
@@ -132,7 +149,7 @@ def test_model_files_are_described():
 def test_defaults_of_a_backend_are_described():
     """The table tells the default of every field that has one worth telling."""
     for field, row in zip(
-        dataclasses.fields(contract.Backend), rows(read("plugins.md"), "field"), strict=True
+        dataclasses.fields(contract.Backend), rows(read_authors(), "field"), strict=True
     ):
         default = field.default
         if default is dataclasses.MISSING or default is None:
@@ -143,8 +160,8 @@ def test_defaults_of_a_backend_are_described():
 
 
 def test_tasks_are_described():
-    """The page of plugins names every task and its result."""
-    text = read("plugins.md")
+    """The pages of plugins name every task and its result."""
+    text = read_authors()
     described = {}
     for tasks, result, *_ in rows(section(text, "Results"), "task"):
         described |= dict.fromkeys(re.findall(r"`(\w+)`", tasks), quoted(result))
@@ -155,13 +172,13 @@ def test_tasks_are_described():
 
 @pytest.mark.parametrize("name", mataserver.__all__)
 def test_the_plugin_api_is_described(name):
-    """Every name of the root package stands on the page of plugins."""
-    assert re.search(rf"\b{name}\b", read("plugins.md"))
+    """Every name of the root package stands on a page of plugins."""
+    assert re.search(rf"\b{name}\b", read_authors())
 
 
 def test_testing_is_described():
-    """Every public function of the testing kit stands on the page of plugins."""
-    text = section(read("plugins.md"), "Testing")
+    """Every public function of the testing kit stands on their page."""
+    text = section(read("plugin-testing.md"), "Testing")
     for name in ("check_plugin", "serving", "installed", "FAKE"):
         assert f"`{name}" in text
         assert hasattr(testing, name)

@@ -327,8 +327,8 @@ async def test_a_held_model_stays_loaded(plugin, folder, engine):
 
 
 async def test_the_documented_service(plugin, folder):
-    """The example of docs/plugins.md does what it says, over REST."""
-    [block] = [b for b in blocks(read("plugins.md"), "python") if "class Pictures" in b]
+    """The example of docs/plugin-inference.md does what it says, over REST."""
+    [block] = [b for b in blocks(read("plugin-inference.md"), "python") if "class Pictures" in b]
     told = {}
     async with (
         serving(folder, entry_points=[FAKE, plugin(block)], engine="thread") as server,

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import picture
-from markdown_pages import read
+from markdown_pages import blocks, read
 from mataserver.sources.pulled import PulledModels
 from source_rig import Asking, kept, plugin_writer
 
@@ -29,9 +28,9 @@ def plugin(tmp_path, monkeypatch):
 
 @pytest.fixture
 def share(tmp_path, plugin):
-    """A share with one model, and the plugin of docs/plugins.md that reads it."""
-    blocks = re.findall(r"^```python\n(.*?)^```", read("plugins.md"), re.DOTALL | re.MULTILINE)
-    (example,) = (each for each in blocks if "SourceSpec(" in each)
+    """A share with one model, and the plugin of docs/plugin-sources.md that reads it."""
+    found = blocks(read("plugin-sources.md"), "python")
+    (example,) = (each for each in found if "SourceSpec(" in each)
     folder = tmp_path / "share"
     offer(folder, config=CONFIG, weights=b"1" * 300_000)
     return plugin(example + READING, "share"), folder

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 
 import pytest
 
 from cli_terminal import Terminal
-from markdown_pages import read
+from markdown_pages import blocks, read
 from mataserver.config import Settings
 from mataserver.plugins import discover
 from source_rig import plugin_writer
@@ -103,10 +102,10 @@ def test_a_name_belongs_to_the_first(plugin):
 
 @pytest.fixture
 def terminal(tmp_path, monkeypatch):
-    """A terminal with the distribution of docs/plugins.md, a backend, and a share of one model."""
+    """A terminal with docs/plugin-sources.md installed, a backend, and a share of one model."""
     made = Terminal(tmp_path, monkeypatch)
-    blocks = re.findall(r"^```python\n(.*?)^```", read("plugins.md"), re.DOTALL | re.MULTILINE)
-    (example,) = (each for each in blocks if "SourceSpec(" in each)
+    found = blocks(read("plugin-sources.md"), "python")
+    (example,) = (each for each in found if "SourceSpec(" in each)
     made.install("mataserver-share", example + BACKEND, mataserver={"share": "mataserver_share"})
     share = tmp_path / "share"
     model = share / "detectors" / "harbour"

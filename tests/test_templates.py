@@ -64,10 +64,10 @@ def test_a_template_is_a_plugin(template, tmp_path):
 @pytest.mark.parametrize(
     ("template", "module", "page", "heading"),
     [
-        ("backend", "mataserver_spots.py", "plugins.md", "# mataserver_spots.py\n"),
+        ("backend", "mataserver_spots.py", "plugin-backends.md", "# mataserver_spots.py\n"),
         ("jobs", "mataserver_count.py", "jobs.md", ""),
-        ("source", "mataserver_share.py", "plugins.md", ""),
-        ("task", "mataserver_exposure.py", "plugins.md", "# mataserver_exposure.py\n"),
+        ("source", "mataserver_share.py", "plugin-sources.md", ""),
+        ("task", "mataserver_exposure.py", "plugin-tasks.md", "# mataserver_exposure.py\n"),
     ],
 )
 def test_the_docs_show_it(template, module, page, heading):
