@@ -8,6 +8,7 @@ of equal shapes share a forward pass: a batch gives the same results as its imag
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -219,13 +220,17 @@ class Preprocessor:
 
 
 def stated_sizes(config: Any) -> Iterator[Size]:
-    """Yield the sizes of images that a network's configuration and those of its parts state."""
+    """Yield the sizes of images that a network's configuration and those of its parts state.
+
+    transformers lets it be a number, two of them, or a mapping of names; others state nothing.
+    """
     for part in ("", "vision_config", "backbone_config", "encoder"):
         size = getattr(getattr(config, part, None) if part else config, "image_size", None)
-        if isinstance(size, int):
-            yield size, size
-        elif size is not None:
-            yield int(size[0]), int(size[1])
+        if isinstance(size, Mapping):
+            size = size.get("height"), size.get("width")
+        match (size, size) if isinstance(size, int) else size:
+            case int(height), int(width):
+                yield height, width
 
 
 def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], Any]) -> Any:

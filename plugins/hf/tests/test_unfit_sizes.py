@@ -12,6 +12,7 @@ import pytest
 from mataserver import BadRequest, MataError, ModelSpec
 from mataserver_hf import classify, embed, pose
 from mataserver_hf.options import Settings
+from mataserver_hf.preprocessor import stated_sizes
 
 
 @pytest.fixture
@@ -80,6 +81,36 @@ def test_a_network_of_any_size_is_not_refused(name, with_processor, opened, pict
     model = opened(name, with_processor(name, size=size, crop_size=size))
     [result] = model.predict([picture(90, 150)], [classify.ClassifyParams()])
     assert result.classifications
+
+
+@pytest.mark.parametrize("size", [{"height": 48, "width": 48}, {"shortest_edge": 48}, [48, 48]])
+def test_a_network_may_state_its_size_in_other_forms(size, checkpoint, tmp_path, opened, picture):
+    """A list and a mapping are read, too: the checkpoint is loaded."""
+    path = shutil.copytree(checkpoint("pvt_v2_classifier"), tmp_path / "pvt")
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_size": size}))
+    model = opened("pvt_v2_classifier", path)
+    [result] = model.predict([picture(90, 150)], [classify.ClassifyParams()])
+    assert result.classifications
+
+
+@pytest.mark.parametrize(
+    ("size", "stated"),
+    [
+        (224, [(224, 224)]),
+        ([224, 192], [(224, 192)]),
+        ((224, 192), [(224, 192)]),
+        ({"height": 224, "width": 192}, [(224, 192)]),
+        ({"shortest_edge": 224}, []),
+        ((3, 224, 224), []),
+        ([224], []),
+        ([224.0, 224.0], []),
+        (None, []),
+    ],
+)
+def test_what_a_configuration_says_of_sizes(size, stated):
+    """Two whole numbers are a size, by order or by name; anything else states none."""
+    assert list(stated_sizes(SimpleNamespace(image_size=size))) == stated
 
 
 def test_an_encoder_is_held_to_its_own_size(with_processor, session_context):
