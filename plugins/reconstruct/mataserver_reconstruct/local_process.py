@@ -5,10 +5,12 @@ COLMAP is native code: a crash of it ends this process, and not the command that
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ import mataserver_reconstruct
 from mataserver import MataError
 from mataserver_reconstruct import room
 from mataserver_reconstruct.local import JobStopped, LocalJob
+
+_WAIT = 10.0
+"""Seconds that the process of a killed command may need to end before the folder is taken over."""
 
 
 class ProcessRequest(Struct):
@@ -78,6 +83,7 @@ def main() -> None:
 
 def _run(job: LocalJob) -> EndMessage:
     try:
+        _hold(job)
         return EndMessage("done", mataserver_reconstruct.run(job))
     except JobStopped:
         return EndMessage("stopped")
@@ -89,6 +95,29 @@ def _run(job: LocalJob) -> EndMessage:
         if isinstance(error, OSError) and error.filename:
             return EndMessage("refused", why=f"{error.filename}: {error.strerror}")
         raise
+
+
+def _hold(job: LocalJob) -> None:
+    """Lock the output until this process ends: COLMAP's database allows no second one beside it.
+
+    Raises ``MataError`` if another process has it, ``JobStopped`` when the job is to stop.
+    """
+    held, end = os.open(job.output, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + _WAIT
+    while True:
+        job.check()
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise MataError(
+                    f"another command writes to {job.output}: wait until it has ended, or choose "
+                    "another folder with --output"
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
 
 
 def _watch(job: LocalJob) -> None:

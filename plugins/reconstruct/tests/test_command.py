@@ -131,6 +131,30 @@ def test_a_signal_leaves_no_process(number, everybody, status, orbit, tmp_path):
     until_gone(process.pid)
 
 
+def test_one_command_writes_to_a_folder(orbit, tmp_path):
+    """A second one is refused; one after a kill -9 waits for the process that was left."""
+    again = [orbit[0], "-o", tmp_path / "out", *SMALL]
+    first = subprocess.Popen(
+        [*COMMAND, *map(str, again)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with first:
+        for line in first.stderr:
+            if "features of" in line:
+                break
+        os.killpg(first.pid, signal.SIGSTOP)
+        second = ran(*again)
+        os.kill(first.pid, signal.SIGKILL)
+        os.killpg(first.pid, signal.SIGCONT)
+        third = ran(*again)
+    assert second.returncode == 1
+    assert f"another command writes to {tmp_path / 'out'}: " in second.stderr
+    assert (third.returncode, "died" in third.stderr) == (0, False), third.stderr
+
+
 def until_gone(group):
     """Wait until nothing of a process group runs; who is orphaned may stay a zombie."""
     end = time.monotonic() + 60
