@@ -28,7 +28,7 @@ CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MOST_REQUESTS = 64
-"""How many requests are sent at once; streams and events, which last, are none of them.
+"""How many images are sent at once, and how many other requests; streams and events are neither.
 
 As many as a server lets wait for a model by default (``queue_limit``): more would be refused.
 """
@@ -62,8 +62,7 @@ class Transport:
     """One server and one key.
 
     Neither messages nor ``repr`` hold the key. ``timeout`` is in seconds, from the start of a
-    request to the end of its answer. ``turns`` is for what is large: who waits for one holds
-    nothing yet.
+    request to the end of its answer. ``turns`` is for images: who waits for one holds nothing yet.
     """
 
     def __init__(
@@ -91,6 +90,7 @@ class Transport:
     async def open(self) -> None:
         """Make the connection pools; they belong to the running event loop.
 
+        Images never use the first up, as they have ``turns``: what is small is not held back.
         What lasts has one of its own, without a limit: a stream that waits for another's end to
         have a connection waits for ever, and so would every request.
         """
@@ -98,7 +98,7 @@ class Transport:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self.turns = asyncio.Semaphore(MOST_REQUESTS)
-        self._session = _session(headers, MOST_REQUESTS)
+        self._session = _session(headers, 2 * MOST_REQUESTS)
         self._lasting = _session(headers, 0)
 
     async def close(self) -> None:

@@ -92,6 +92,22 @@ async def test_images_are_read_when_it_is_their_turn(way):
     assert len(read) == 2 * MOST_REQUESTS
 
 
+async def test_images_that_wait_hold_nothing_else_back():
+    """The server's state and sessions are asked for beside as many images as are sent at once."""
+    stand_in = Holding()
+    async with connected(stand_in, timeout=5.0) as client:
+        images = [
+            asyncio.create_task(client.infer_raw(BOXES, picture(5))) for _ in range(MOST_REQUESTS)
+        ]
+        await stand_in.first_many.wait()
+        try:
+            assert (await client.health()).status == "ok"
+            assert await client.sessions() == []
+        finally:
+            stand_in.allowed.set()
+            await asyncio.gather(*images)
+
+
 @pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
 async def test_parameters_may_be_numpys(client, way):
     """Numbers and arrays of numpy arrive as plain ones; None is no parameter, in every way."""
