@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -10,11 +11,12 @@ def call_problem(function: Any, given: str) -> str:
     """Return why a function cannot be called with the given arguments; empty if it can.
 
     ``given`` are their names, with commas between them, or empty. What has no signature passes:
-    functions in C, and what cannot be called at all.
+    functions in C, what cannot be called at all, and what only a type checker can describe. Of a
+    decorated function the decorator's counts: it is what is called.
     """
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError, NameError):
         return ""
     try:
         signature.bind(*(given.split(", ") if given else ()))
@@ -28,6 +30,7 @@ def plain_call_problem(function: Any, given: str) -> str:
 
     That of ``accepts``, for example, is always true.
     """
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return "must be a plain def, not async def"
+    with contextlib.suppress(NameError):  # of an object's annotations
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            return "must be a plain def, not async def"
     return call_problem(function, given)

@@ -13,12 +13,22 @@ from service_plugins import plugin  # noqa: F401 - a fixture
 
 PNG = picture()
 MODELS = """
+import functools
 import msgspec
+import numpy as np
 from msgspec import Struct
 from mataserver import Detection, DetectResult, Params, VlmResult
 
+SIZES = {"integers": tuple(np.array([64, 48])), "array": np.array([64, 48]), "floats": (64.0, 48.0)}
+
 class Service(Base):
     pass
+
+def decorated(each):
+    @functools.wraps(each)
+    def predict(self, images, params):
+        return [each(self, image) for image in images]
+    return predict
 
 class Own(Struct):
     number: int
@@ -35,8 +45,18 @@ class Awaited(Good):
     async def predict(self, images, params):
         return []
 
-class Runtime(Good):
-    session = object()
+class Worked(Good):
+    session = None
+    stream = object()  # ONNX Runtime's session or PyTorch's stream, for example
+    step_timeout = np.float32(3)
+    labels = {0: "person"}
+
+    def __init__(self, input_size):
+        self.input_size = input_size
+
+    @decorated
+    def predict(self, image):
+        return DetectResult([])
 
 class Alone(Good):
     def session(self):
@@ -51,15 +71,6 @@ class Planes(Good):
 class Patient(Good):
     step_timeout = float("inf")
 
-class Word(Good):
-    labels = "person"
-
-class Numbered(Good):
-    labels = [1, 2]
-
-class Named(Good):
-    labels = {0: "person"}
-
 class Strict(Good):
     def predict(self, images, params):
         return msgspec.convert({}, Own)
@@ -69,6 +80,8 @@ class Empty(Good):
         return None
 
 def load(spec, ctx):
+    if spec.name in SIZES:
+        return Worked(SIZES[spec.name])
     return globals()[spec.name.capitalize()]()
 
 def load_strict(spec, ctx):
@@ -84,35 +97,35 @@ class Listed:
 def load_text(spec, ctx):
     return Listed()
 
-NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "patient", "word",
-         "numbered", "named", "strict", "empty")
+NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "patient",
+         "strict", "empty", *SIZES)
 
 @hookimpl
 def backends():
-    yield from (Backend(name=name, task="detect", source="pip", load=load) for name in NAMES)
+    yield from (Backend(name=name, task="detect", source="pip", load=load,
+                        step_timeout=np.float32(5)) for name in NAMES)
     yield Backend(name="unread", task="detect", source="pip", load=load_strict)
     yield Backend(name="listed", task="vlm", source="pip", load=load_text)
 """
 UNLOADED = {
     "short": "predict is called with (images, params), and takes (images)",
     "awaited": "predict must be a plain def, not async def",
-    "runtime": "its session is a object, and must be a method or have another name",
     "alone": "session is called with (params), and takes ()",
     "square": "its input_size is 224, and must be (height, width) in pixels",
     "planes": "its input_size is (3, 224, 224), and must be (height, width) in pixels",
     "patient": "its step_timeout is inf, and must be 0 to 3600 seconds",
-    "word": "its labels are a str, and must be a sequence of texts",
-    "numbered": "its labels are a list, and must be a sequence of texts",
-    "named": "its labels are a dict, and must be a sequence of texts",
 }
 """By the model's name: why it is not loaded."""
+WORKING = ("integers", "array", "floats")
+"""Models whose attributes are unusual, by the kind of their input_size."""
 
 
 @pytest.fixture(params=["thread", "process"])
 async def client(request, plugin, mata_client):  # noqa: F811
     """A client of a server with the models above."""
     models = [
-        {"model": name, "task": "detect"} for name in (*UNLOADED, "strict", "empty", "unread")
+        {"model": name, "task": "detect"}
+        for name in (*UNLOADED, *WORKING, "strict", "empty", "unread")
     ]
     models.append({"model": "listed", "task": "vlm"})
     point = plugin(MODELS)
@@ -125,6 +138,18 @@ async def test_a_model_that_cannot_be_asked_is_not_loaded(client):
         answer = await client.post("/v1/models/warmup", json={"model": name})
         said = (await answer.json())["detail"]
         assert (answer.status, said) == (500, f"The model could not be loaded: {name}: {reason}")
+
+
+async def test_what_is_unusual_and_works_is_loaded(client):
+    """Attributes that are no methods are not the server's; numbers may be NumPy's."""
+    jpeg = picture(width=1200, height=900, form="JPEG")
+    session = await (await client.post("/v1/sessions", json={"model": "array"})).json()
+    async with client.ws_connect(f"/v1/stream/{session['session_id']}") as socket:
+        await socket.send_bytes(jpeg)
+        assert (await socket.receive_json(timeout=20))["detections"] == []
+    for name in WORKING:
+        answer = await client.post(f"/v1/infer?model={name}", data=jpeg)
+        assert (answer.status, (await answer.json())["detections"]) == (200, [])
 
 
 async def test_what_a_model_cannot_decode_is_no_fault_of_the_client(client):

@@ -275,6 +275,24 @@ def test_strict_stops_the_start_at_a_broken_plugin(plugin, source, reason):
     assert reason in caught.value.detail
 
 
+def test_annotations_that_nothing_can_evaluate(plugin):
+    """From Python 3.14 on a name under ``TYPE_CHECKING`` is an error when it is asked for."""
+    source = """
+    def unknown(self):
+        raise NameError("name 'Model' is not defined")
+
+    class Loader:
+        __annotations__ = __signature__ = property(unknown)
+
+        def __call__(self, spec, ctx):
+            return Model()
+
+    @hookimpl
+    def backends(): return [backend(load=Loader())]
+    """
+    assert names(discover(given(strict=True), [plugin(source)])) == ["any"]
+
+
 def test_strict_passes_sound_plugins(plugin):
     """``plugins.strict`` changes nothing when nothing is broken."""
     assert names(discover(given(strict=True), [plugin(HOOKS)])) == ["any"]

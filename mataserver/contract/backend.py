@@ -38,6 +38,14 @@ MAX_STEP_TIMEOUT = 3600.0
 """Maximum seconds that a backend may declare for one step, so that hangs are detected."""
 
 
+def is_step_timeout(given: Any) -> bool:
+    """Whether these are seconds that one step may take; NumPy's numbers are, too."""
+    try:
+        return 0 <= float(given) <= MAX_STEP_TIMEOUT
+    except (TypeError, ValueError):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """What is known of a model before it is loaded.

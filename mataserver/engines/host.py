@@ -27,7 +27,13 @@ from mataserver.engines.failures import (
     is_permanent,
 )
 from mataserver.engines.item_validation import InvalidResultError
-from mataserver.engines.loaded_model import as_results, check_model, open_session, open_stream
+from mataserver.engines.loaded_model import (
+    as_results,
+    check_model,
+    has_method,
+    open_session,
+    open_stream,
+)
 from mataserver.engines.methods import ModelMethods
 from mataserver.engines.result_validation import validate_custom_result, validate_result
 from mataserver.engines.work import LoadReport, Outcome, Timing
@@ -81,7 +87,7 @@ class ModelHost:
             client_failure = client_error(error, "The model could not be loaded", self._name)
             client_failure.lasting = is_permanent(error)
             raise client_failure from error
-        streams, decoders = hasattr(self._model, "stream"), self._assignment.decode_threads - 1
+        streams, decoders = has_method(self._model, "stream"), self._assignment.decode_threads - 1
         step_timeout = self._step_timeout
         return LoadReport(self._is_stateful, os.getpid(), decoders, step_timeout, streams=streams)
 
@@ -169,7 +175,7 @@ class ModelHost:
         item = self.decode(job)
         begun = time.perf_counter()
         answer: Any = item.failure
-        if answer is None and hasattr(self._model, "stream"):
+        if answer is None and has_method(self._model, "stream"):
             try:
                 params = _params_of(item, self._params)
                 with contextlib.closing(open_stream(self._model, item.image, params)) as pieces:
@@ -225,7 +231,7 @@ class ModelHost:
 
     @property
     def _is_stateful(self) -> bool:
-        return hasattr(self._model, "session")
+        return has_method(self._model, "session")
 
     def _is_raw(self, item: DecodedJob) -> bool:
         """Whether the request asked for raw scores."""

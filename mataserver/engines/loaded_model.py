@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from mataserver.contract.backend import MAX_STEP_TIMEOUT, MODEL_METHODS
+from mataserver.contract.backend import MAX_STEP_TIMEOUT, MODEL_METHODS, is_step_timeout
 from mataserver.engines import scaling
 from mataserver.engines.item_validation import InvalidResultError
 from mataserver.errors import MataError
@@ -19,10 +19,15 @@ def check_model(model: object, name: str, task: str) -> None:
         raise MataError(f"The model could not be loaded: {name}: {problem}")
 
 
+def has_method(model: object, name: str) -> bool:
+    """Whether a model has an optional method; ONNX Runtime's ``session``, for example, is none."""
+    return callable(getattr(model, name, None))
+
+
 def open_session(model: Any, params: object) -> Any:
     """Return a model's new session. Raises ``InvalidResultError`` if it has no ``step``."""
     session = model.session(params)
-    if not callable(getattr(session, "step", None)):
+    if not has_method(session, "step"):
         returned = type(session).__name__
         raise InvalidResultError(f"session returned a {returned}, which has no method step")
     return session
@@ -31,7 +36,7 @@ def open_session(model: Any, params: object) -> Any:
 def open_stream(model: Any, image: object, params: object) -> Any:
     """Return a model's generator. Raises ``InvalidResultError`` for what cannot be closed."""
     pieces = model.stream(image, params)
-    if not (isinstance(pieces, Iterable) and callable(getattr(pieces, "close", None))):
+    if not (isinstance(pieces, Iterable) and has_method(pieces, "close")):
         raise InvalidResultError(f"stream returned a {type(pieces).__name__}, not a generator")
     return pieces
 
@@ -49,45 +54,25 @@ def as_results(given: object, count: int) -> list[Any]:
 
 
 def _problem_of_methods(model: object) -> str:
-    if not callable(getattr(model, "predict", None)):
+    if not has_method(model, "predict"):
         return f"load returned a {type(model).__name__}, which has no method predict"
     for method, given in MODEL_METHODS.items():
-        if not hasattr(model, method):
+        if not has_method(model, method):
             continue
-        function = getattr(model, method)
-        if not callable(function):  # ONNX Runtime's session, for example
-            kind = type(function).__name__
-            return f"its {method} is a {kind}, and must be a method or have another name"
-        if problem := plain_call_problem(function, given):
+        if problem := plain_call_problem(getattr(model, method), given):
             return f"{method} {problem}"
     return ""
 
 
-def _problem_of_attributes(model: object, task: str) -> str:
+def _problem_of_attributes(model: Any, task: str) -> str:
     """Return which attribute is not what the server takes it for."""
-    size = scaling.input_size(model, task)
-    if size is not None and not _is_size(size):
-        return f"its input_size is {size!r}, and must be (height, width) in pixels"
+    try:
+        size = scaling.input_size(model, task)
+    except (TypeError, ValueError, OverflowError):
+        size = (0, 0)
+    if size is not None and min(size) < 1:
+        return f"its input_size is {model.input_size!r}, and must be (height, width) in pixels"
     seconds = getattr(model, "step_timeout", 0.0)
-    if not (isinstance(seconds, (int, float)) and 0 <= seconds <= MAX_STEP_TIMEOUT):
+    if not is_step_timeout(seconds):
         return f"its step_timeout is {seconds!r}, and must be 0 to {MAX_STEP_TIMEOUT:g} seconds"
-    labels = getattr(model, "labels", None) if task == "detect" else None
-    if labels is not None and not _are_texts(labels):
-        return f"its labels are a {type(labels).__name__}, and must be a sequence of texts"
     return ""
-
-
-def _is_size(given: object) -> bool:
-    """Whether this is a height and a width."""
-    return (
-        isinstance(given, (tuple, list))
-        and len(given) == 2
-        and all(isinstance(each, int) and each > 0 for each in given)
-    )
-
-
-def _are_texts(given: object) -> bool:
-    """Whether these are texts: a mapping gives its keys, and a text its letters."""
-    if not isinstance(given, Iterable) or isinstance(given, (str, bytes, Mapping)):
-        return False
-    return not isinstance(given, Sequence) or all(isinstance(each, str) for each in given)

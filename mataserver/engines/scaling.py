@@ -28,9 +28,15 @@ Not depth: its map would have fewer pixels.
 
 
 def input_size(model: object, task: str) -> tuple[int, int] | None:
-    """Return the size that a model resizes images to; None if the task needs full size."""
-    size: tuple[int, int] | None = getattr(model, "input_size", None)
-    return size if task in TASKS else None
+    """Return the size that a model resizes images to; None if the task needs full size.
+
+    Its numbers may be NumPy's. Raises ``TypeError`` or ``ValueError`` for what is no size.
+    """
+    size = getattr(model, "input_size", None) if task in TASKS else None
+    if size is None:
+        return None
+    height, width = map(int, size)
+    return height, width
 
 
 def restore(result: Any, picture: Picture) -> Any:

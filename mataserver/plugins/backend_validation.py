@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.contract.backend import MAX_STEP_TIMEOUT, MODEL_METHODS, Backend
+from mataserver.contract.backend import MAX_STEP_TIMEOUT, MODEL_METHODS, Backend, is_step_timeout
 from mataserver.params.table import Params
 from mataserver.plugins.validation import (
     ENGINES,
@@ -122,8 +122,7 @@ def _check_worker(backend: Backend, label: str) -> None:
         check_signature(method, f"{label}: params.{name}", "self")
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
         raise PluginError(f"{label}: max_batch must be a whole number from 1")
-    seconds = backend.step_timeout
-    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_STEP_TIMEOUT:
+    if not is_step_timeout(backend.step_timeout):
         raise PluginError(f"{label}: step_timeout must be 0 to {MAX_STEP_TIMEOUT:g} seconds")
     if not isinstance(backend.confined, bool):
         raise PluginError(f"{label}: confined must be True or False")
@@ -145,7 +144,10 @@ def _check_worker(backend: Backend, label: str) -> None:
 
 def _check_promised_model(load: Any, label: str) -> None:
     """Check the class that ``load`` is annotated to return, before a worker loads any model."""
-    kind = getattr(load, "__annotations__", {}).get("return")
+    try:
+        kind = getattr(load, "__annotations__", {}).get("return")
+    except NameError:  # from Python 3.14 on: a name that is imported for type checkers only
+        return
     if isinstance(kind, str):
         kind = getattr(load, "__globals__", {}).get(kind)
     if not isinstance(kind, type):

@@ -121,7 +121,7 @@ class Loader:
             context=context,
             decode_threads=settings.decode_threads or cores,
             infer_timeout=settings.infer_timeout,
-            step_timeout=plan.backend.step_timeout,
+            step_timeout=float(plan.backend.step_timeout),
             scaled_decode=settings.scaled_decode,
             parts=parts,
             defaults=parsing.configured(plan.settings.params, plan.backend.params),

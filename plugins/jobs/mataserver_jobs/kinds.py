@@ -100,7 +100,10 @@ def _call_problem(function: Callable[..., object] | None, given: str) -> str:
         return ""
     if inspect.iscoroutinefunction(function):
         return "must be a plain def, not async def"
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)  # of what is called
+    except (TypeError, ValueError, NameError):  # a function in C, or a type checker's names
+        return ""
     try:
         signature.bind(given)
     except TypeError:

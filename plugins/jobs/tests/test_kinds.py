@@ -56,6 +56,17 @@ def test_a_kind_that_could_not_run(wrong, told):
     assert told in refused.value.detail
 
 
+def test_functions_whose_signature_is_not_their_own():
+    """A decorator's function is what is called; one in C has no signature."""
+
+    def decorated(job):
+        return nothing()
+
+    decorated.__wrapped__ = nothing
+    decorated.__qualname__ = "decorated"
+    assert JobKind(**SOUND | {"run": decorated, "check": dict}).run is decorated
+
+
 class Gives:
     """A service that gives something for its kinds."""
 
