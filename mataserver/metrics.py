@@ -109,7 +109,7 @@ class LoopHistogram(Collector):
             for bound, number in zip(_BUCKET_LABELS, series, strict=False):
                 count += number
                 buckets.append((bound, count))
-            family.add_metric(values, buckets, sum_value=series[-1])
+            family.add_metric([*map(str, values)], buckets, sum_value=series[-1])
         yield family
 
 
@@ -118,27 +118,30 @@ class PluginRegistry(CollectorRegistry):
 
     def __init__(self) -> None:
         super().__init__()
-        self._own: list[Collector] = []
+        self._own: dict[Collector, None] = {}
 
     def register(self, collector: Collector) -> None:
         """Add a collector. Raises ``ValueError`` for a name that another has."""
         super().register(collector)
-        self._own.append(collector)
+        self._own[collector] = None
 
     def unregister(self, collector: Collector) -> None:
         """Remove a collector."""
         super().unregister(collector)
-        self._own.remove(collector)
+        del self._own[collector]
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of every collector that does not fail; the log has why one does."""
-        for collector in tuple(self._own):
-            try:
-                families = list(collector.collect())
-            except (Exception, SystemExit):
-                log.exception("a metric is left out: its %s failed", type(collector).__name__)
-            else:
-                yield from families
+    def render(self) -> bytes:
+        """Return the text of every collector that does not fail; the log has why one does."""
+        target = CollectorRegistry(target_info=self.get_target_info())
+        return b"".join(map(_rendered, (target, *self._own)))
+
+
+def _rendered(collector: Collector) -> bytes:
+    try:
+        return generate_latest(collector)
+    except (Exception, SystemExit):  # also a label or a value that is none
+        log.exception("a metric is left out: its %s failed", type(collector).__name__)
+        return b""
 
 
 class Metrics:
@@ -227,4 +230,4 @@ class Metrics:
         """Return the exposition text of every metric."""
         for hook in self._hooks:
             hook()
-        return generate_latest(self.registry)
+        return self.registry.render()

@@ -467,10 +467,26 @@ async def test_a_service_reads_json_within_the_servers_limits(
 async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog):
     """All others are exposed, the plugin's and the server's; the log says where it failed."""
     source = """
+    from mataserver import LoopHistogram
     from prometheus_client import Gauge
+    from prometheus_client.core import GaugeMetricFamily
+
+    class Own:
+        def __init__(self, name, label, value):
+            self.family = GaugeMetricFamily(name, "Is odd.", labels=["camera"])
+            self.family.add_metric([label], value)
+
+        def collect(self):
+            yield self.family
 
     class Service(Base):
         def __init__(self, ctx):
+            ctx.metrics.register(Own("lab_number", 3, 1.0))
+            ctx.metrics.register(Own("lab_word", "yard", "many"))
+            ctx.metrics.set_target_info({"site": "lab"})
+            waits = LoopHistogram("lab_waits", "Waits.", ("camera",))
+            ctx.metrics.register(waits)
+            waits.observe(0.1, 3)
             Gauge("lab_broken", "Fails.", registry=ctx.metrics).set_function(lambda: 1 / 0)
             Gauge("lab_sound", "Does not.", registry=ctx.metrics).set(3)
             removed = Gauge("lab_removed", "Is gone.", registry=ctx.metrics)
@@ -481,6 +497,10 @@ async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog):
         told = await answer.text()
     assert answer.status == 200
     assert "lab_sound 3.0" in told
+    assert 'target_info{site="lab"} 1.0' in told
+    assert 'lab_waits_count{camera="3"} 1.0' in told
+    assert "lab_number" not in told
+    assert "lab_word" not in told
     assert "mataserver_models_loaded 0.0" in told
     assert "lab_broken" not in told
     assert "lab_removed" not in told
