@@ -157,17 +157,16 @@ class _InferenceRun:
         """
         from mataserver_client import InvalidParams
 
-        task = self._task or self._client.model(self._model).task
         stream = functools.partial(self._client.stream, self._model, frames, task=self._task)
-        if task != "track" or self._params.get("timing") is not None:
-            yield from stream(**self._params)
-            return
-        try:
-            yield from stream(**{**self._params, "timing": "frames"})
-        except InvalidParams as error:  # before the first frame: a tracker without it
-            if not error.detail.startswith("params.timing: unknown"):
-                raise
-            yield from stream(**self._params)
+        if self._params.get("timing") is None:
+            try:
+                yield from stream(**{**self._params, "timing": "frames"})
+            except InvalidParams as error:  # before the first frame: no tracker, or one without it
+                if not error.detail.startswith("params.timing: unknown"):
+                    raise
+            else:
+                return
+        yield from stream(**self._params)
 
     @contextlib.contextmanager
     def _output(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:

@@ -16,6 +16,7 @@ from mataserver import testing
 
 FRAMES, HIDDEN = 8, (3, 4)
 """The frames of the video, and those in which the object is not seen."""
+INFERS = "key-that-may-infer-alone"
 
 
 @pytest.fixture
@@ -39,23 +40,25 @@ def clip(tmp_path):
 async def served(tmp_path):
     """A server whose detector takes 0.05 s a frame; an id outlives 0.1 s, or 3 frames, unseen."""
     tracked = {"task": "track", "source": "pip", "pulled_at": time.time()}
-    registry = {"version": 1, "models": {"fake-detect": tracked}}
+    depth = tracked | {"task": "depth"}
+    registry = {"version": 1, "models": {"fake-detect": tracked, "fake-depth": depth}}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "model_registry.json").write_text(json.dumps(registry))
     async with testing.serving(
         tmp_path / "data",
         entry_points=[testing.FAKE, *testing.installed("track", "database", "jobs")],
         models=[{"model": "fake-detect", "task": "track", "params": {"seconds": 0.05}}],
+        api_keys=["every-right", {"key": INFERS, "scopes": ["infer"]}],
         plugins={"track": {"lost_track_buffer": 3}, "jobs": {"min_free_mb": 0}},
     ) as server:
         yield server
 
 
-async def printed(served, *arguments):
-    """Run ``mataserver infer fake-detect``; return the answers that it prints."""
-    command = [sys.executable, "-m", "mataserver", "infer", "fake-detect", *map(str, arguments)]
+async def printed(served, *arguments, model="fake-detect"):
+    """Run ``mataserver infer`` with a key that may nothing else; return what it prints."""
+    command = [sys.executable, "-m", "mataserver", "infer", model, *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
-        *command, "--url", served.url, "--api-key", served.key, stdout=asyncio.subprocess.PIPE
+        *command, "--url", served.url, "--api-key", INFERS, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
@@ -119,3 +122,10 @@ async def test_the_command_line_counts_frames(served, clip):
             each["frame"] for each in answers if any(d["track_id"] == 1 for d in each["detections"])
         ]
         assert (seen[0], seen[-1]) == (1, last)
+
+
+async def test_the_command_line_streams_to_what_counts_nothing(served, clip):
+    """A model that is no tracker has no such parameter, and gets the whole video without."""
+    answers = await printed(served, clip, model="fake-depth")
+    assert [each["frame"] for each in answers] == list(range(FRAMES))
+    assert {each["task"] for each in answers} == {"depth"}
