@@ -94,6 +94,11 @@ def test_what_a_plugin_prints_is_no_output(terminal):
     assert "imported" in result.stderr
     assert "imported" not in result.stdout
     assert "chatty" in result.stdout
+    source = 'print("greetings")'
+    terminal.install("greeter", source, mataserver_commands={"greet": "greeter:greet"})
+    result = terminal.run("check")
+    assert "greetings" in result.stderr
+    assert "greetings" not in result.stdout
 
 
 @pytest.mark.parametrize(("limit", "warned"), [(1_048_576, True), (64, False), (0, False)])
@@ -406,7 +411,8 @@ def test_a_plugin_for_another_server_says_so(terminal):
     source = "from mataserver import a_name_of_the_future"
     terminal.install("gear-dist", source, mataserver={"gear": "gear_dist"})
     metadata = terminal.site / "gear_dist-1.0.dist-info" / "METADATA"
-    metadata.write_text(f"{metadata.read_text()}Requires-Dist: mataserver>=9\n")
+    needs = ("mataserver>=9", "mataserver-onnx>=9; extra == 'all'")
+    metadata.write_text(metadata.read_text() + "".join(f"Requires-Dist: {n}\n" for n in needs))
     code, lines = configure(terminal, "{}")
     assert code == 1
     [told] = errors(lines)

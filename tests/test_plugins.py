@@ -165,16 +165,6 @@ BROKEN = {
         "@hookimpl\nasync def backends(): return []",
         "backends() must be a plain def, not async def",
     ),
-    "settings with a default of another type": (
-        """
-        class Odd(Struct, forbid_unknown_fields=True):
-            size: int = "three"
-
-        @hookimpl
-        def settings(): return Odd
-        """,
-        "settings(): the default of size: Expected `int`, got `str`",
-    ),
     "a model that cannot be asked": (
         """
         class Short:
@@ -235,7 +225,7 @@ WRONG_BACKENDS = {
     ),
     "params with a default that is out of range": (
         "params=Wide",
-        "backend any: params: the default of share: Expected `float` <= 1.0",
+        "backend any: params: the defaults: Expected `float` <= 1.0 - at `$.share`",
     ),
     "params that nothing describes": (
         "params=Vague",
@@ -273,6 +263,27 @@ def test_strict_stops_the_start_at_a_broken_plugin(plugin, source, reason):
     with pytest.raises(PluginError, match=r"^plugin broken: ") as caught:
         discover(given(strict=True), [plugin(source, name="broken")])
     assert reason in caught.value.detail
+
+
+def test_defaults_that_no_file_may_state(plugin):
+    """That of a setting may say that it is not given; params that nobody sends are not decoded."""
+    source = """
+    class Odd(Struct, forbid_unknown_fields=True):
+        folder: str = None
+        token: Annotated[str, msgspec.Meta(min_length=8)] = ""
+
+    class Unsent(Wide, frozen=True, omit_defaults=True):
+        pass
+
+    @hookimpl
+    def settings(): return Odd
+
+    @hookimpl
+    def backends(): return [backend(params=Unsent)]
+    """
+    found = discover(given(strict=True), [plugin(source)])
+    assert names(found) == ["any"]
+    assert found.found[0].settings.token == ""
 
 
 def test_annotations_that_nothing_can_evaluate(plugin):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import click
 
 from mataserver.cli.environment import config_option, configuration
@@ -16,7 +19,8 @@ def check(ctx: click.Context, config_file: str | None) -> None:
 
     file = configuration(config_file) or config_file
     click.echo(f"checking {file or 'the defaults and the environment: no configuration file'}")
-    found = findings.examine(config_file)
+    with contextlib.redirect_stdout(sys.stderr):  # whatever plugins print is not its output
+        found = findings.examine(config_file)
     for line in found.lines():
         click.echo(line)
     ctx.exit(1 if found.errors else 0)

@@ -15,7 +15,6 @@ from mataserver.plugins.validation import (
     SOURCES,
     NameTakenError,
     PluginError,
-    check_defaults,
     check_pickles,
     check_signature,
     check_strings,
@@ -138,8 +137,20 @@ def _check_worker(backend: Backend, label: str) -> None:
     check_pickles(backend.load, f"{label}: load")
     check_pickles(backend.params, f"{label}: params")
     _check_described(backend.params, f"{label}: its params")
-    check_defaults(backend.params, f"{label}: params")
+    _check_defaults(backend.params, label)
     _check_promised_model(backend.load, label)
+
+
+def _check_defaults(kind: type[Params], label: str) -> None:
+    """Raise ``PluginError`` for defaults that the worker would refuse: it decodes them."""
+    try:
+        sent = msgspec.msgpack.encode(kind())
+    except Exception:  # some are given by each request, or its __post_init__ refuses them
+        return
+    try:
+        msgspec.msgpack.decode(sent, type=kind)
+    except msgspec.ValidationError as error:
+        raise PluginError(f"{label}: params: the defaults: {error}") from None
 
 
 def _check_promised_model(load: Any, label: str) -> None:

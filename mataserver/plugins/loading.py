@@ -20,7 +20,6 @@ from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log, u
 from mataserver.plugins.validation import (
     NameTakenError,
     PluginError,
-    check_defaults,
     check_engine,
     check_pickles,
     check_source,
@@ -119,7 +118,6 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
     if not kind.__struct_config__.forbid_unknown_fields:
         raise PluginError("settings(): the struct must have forbid_unknown_fields=True")
     check_pickles(kind, "settings(): the struct")
-    check_defaults(kind, "settings()")
     plugin.section = _section(kind, plugin)
     if own is not None and plugin.section != plugin.name:
         raise config.ConfigError(

@@ -205,7 +205,10 @@ def importable(module: str) -> bool:
 
 
 def mismatched(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return installed distributions, as "name version", that violate a package's requirement."""
+    """Return installed distributions, as "name version", that violate a package's requirement.
+
+    One whose marker is false, as that of an extra is, requires nothing.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
 
     found = []
@@ -213,6 +216,7 @@ def mismatched(packages: Sequence[str]) -> tuple[str, ...]:
         with contextlib.suppress(InvalidRequirement, importlib.metadata.PackageNotFoundError):
             needed = Requirement(package)
             version = importlib.metadata.version(needed.name)
-            if not needed.specifier.contains(version, prereleases=True):
+            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if applies and not needed.specifier.contains(version, prereleases=True):
                 found.append(f"{needed.name} {version}")
     return tuple(found)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pluggy
 
 from mataserver.config.settings import ENGINE_NAME
@@ -179,18 +178,6 @@ def check_signature(function: object, what: str, given: str) -> None:
     """Raise ``PluginError`` for a function that cannot be called with the given arguments."""
     if problem := plain_call_problem(function, given):
         raise PluginError(f"{what} {problem}")
-
-
-def check_defaults(kind: type[msgspec.Struct], what: str) -> None:
-    """Raise ``PluginError`` for a default that its type refuses, as msgspec does given values."""
-    for each in msgspec.structs.fields(kind):
-        try:
-            if each.default is not msgspec.NODEFAULT:
-                msgspec.convert(msgspec.to_builtins(each.default), each.type)
-        except msgspec.ValidationError as error:
-            raise PluginError(f"{what}: the default of {each.name}: {error}") from None
-        except (TypeError, NotImplementedError):  # a type of the plugin's own, which is no JSON
-            continue
 
 
 def check_pickles(thing: object, what: str) -> None:
