@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from mataserver import MataError
 from mataserver_database.answer_limit import ANSWER_SECONDS, answer_limit
 from mataserver_database.connection import connected, transaction
-from mataserver_database.failures import Busy, translated_shortages
+from mataserver_database.failures import translated_shortages
 from mataserver_database.finishing import finish
 from mataserver_database.migrations import has_table
 from mataserver_database.trouble_log import TROUBLES
@@ -110,7 +111,7 @@ class ChangeNotifier:
         failures: tuple[type[Exception], ...] = (
             OSError,
             sa.exc.SQLAlchemyError,
-            Busy,
+            MataError,
             *self._driver_errors,
         )
         while not self._closing.is_set():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,8 +20,18 @@ from mataserver_database.connection import WRITING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_OURS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
-"""Parameters of a URL that SQLAlchemy reads; all others are those of PostgreSQL's clients."""
+_ARGUMENTS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size", "command_timeout"})
+"""Parameters of a URL that SQLAlchemy reads, or hands on; all others are PostgreSQL's clients'."""
+_UNUSED = frozenset(
+    {
+        *("timeout", "connect_timeout", "tcp_user_timeout", "channel_binding", "gssencmode"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    }
+)
+"""Parameters that hosters give and the driver has no use for: the setting ``timeout`` counts."""
+_REQUIRED = "require"
+"""A value of theirs that asks for protection: it is refused, since the driver cannot give it."""
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _NO_URL = "plugins.database.url: not a URL that PostgreSQL's clients read"
 
 
@@ -86,16 +97,24 @@ def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
 
 def _parts(url: str) -> tuple[sa.URL, str]:
     """Return what SQLAlchemy is to read of a URL, and what the driver is."""
-    scheme, _, rest = url.partition("://")
+    rest = url.partition("://")[2]
+    place = ""
     try:
         parsed = sa.make_url(f"postgresql+asyncpg://{rest}")
-    except (sa.exc.ArgumentError, ValueError):  # several hosts
-        return sa.make_url("postgresql+asyncpg://"), f"{scheme.removesuffix('+asyncpg')}://{rest}"
-    others = {name: value for name, value in parsed.query.items() if name not in _OURS}
-    return parsed.difference_update_query(others), "postgresql://?" + urlencode(others, doseq=True)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or {",", "%"} & set(parsed.host or ""):  # several hosts, or a socket's folder
+        place, _, query = rest.partition("?")
+        parsed = sa.make_url(f"postgresql+asyncpg://?{query}")
+    others = {name: value for name, value in parsed.query.items() if name not in _ARGUMENTS}
+    used = {
+        name: value for name, value in others.items() if name not in _UNUSED or value == _REQUIRED
+    }
+    dsn = f"postgresql://{place}?{urlencode(used, doseq=True)}"
+    return parsed.difference_update_query(others), dsn
 
 
-async def _connect(*, seconds: float, **arguments: Any) -> Any:
+async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
     """Return a new connection whose statements, and waits for locks, end after so many seconds.
 
     The limits are not among what a connection begins with: PgBouncer would refuse it.
@@ -109,9 +128,15 @@ async def _connect(*, seconds: float, **arguments: Any) -> Any:
         exceptions.InvalidParameterValueError,
     )
     try:
-        connection = await asyncpg.connect(**arguments)
+        connection = await asyncpg.connect(dsn, **arguments)
     except wrong as error:
         raise MataError(f"plugins.database.url: {error}") from None
+    except OSError as error:  # also for a certificate that is not trusted, a ValueError as well
+        if isinstance(error, (FileNotFoundError, PermissionError)) and (
+            file := _unreadable_file(dsn)
+        ):
+            error.filename = file
+        raise
     except ValueError:  # which may name a part of a password
         raise MataError(_NO_URL) from None
     limit = round(seconds * 1e3)
@@ -122,3 +147,12 @@ async def _connect(*, seconds: float, **arguments: Any) -> Any:
         connection.terminate()
         raise
     return connection
+
+
+def _unreadable_file(dsn: str) -> str | None:
+    """Return the first file of a URL's parameters that cannot be read: no error of TLS names it."""
+    given = dict(parse_qsl(urlsplit(dsn).query))
+    return next(
+        (given[each] for each in _FILES if each in given and not os.access(given[each], os.R_OK)),
+        None,
+    )

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
-from mataserver import Unavailable
+from mataserver import MataError, Unavailable
 from mataserver_database.database import FILE, Database
 from mataserver_database.failures import BUSY, Busy, reason_of
 from mataserver_database.schema import NewerSchemaError
+from mataserver_database.trouble_log import TROUBLES
 
 if TYPE_CHECKING:
     from mataserver import Context
@@ -94,5 +95,8 @@ class DatabaseService:
             if error.detail != self._problem:
                 self._ctx.log.warning("%s", error.detail)
             self._problem = error.detail
+        except MataError as error:  # of the URL: what it refers to may be repaired meanwhile
+            TROUBLES.tell(error.detail)
+            self._problem = BUSY
         else:
             self._problem = ""

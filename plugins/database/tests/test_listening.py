@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from database_notes import NOTES, fail, write
 
+from mataserver import MataError
 from mataserver_database import Database, changes
 
 
@@ -33,11 +34,11 @@ async def test_who_loses_the_connection_hears_again(tmp_path, schema):
 
 
 async def test_who_listens_goes_on_after_a_shortage(tmp_path, schema, monkeypatch):
-    """Neither a thread nor memory for the connection: it is tried again, and what changed heard."""
+    """No thread, no memory, a file of the URL gone: it is tried again, and what changed heard."""
     monkeypatch.setattr(changes, "RETRY_SECONDS", 0.01)
     mine, theirs, heard = Database(tmp_path), Database(tmp_path), asyncio.Event()
     await mine.migrate(schema)
-    failures = [RuntimeError("can't start new thread"), MemoryError()]
+    failures = [RuntimeError("can't start new thread"), MemoryError(), MataError("no certificate")]
     connected = changes.connected
 
     def starved(engine):

@@ -14,6 +14,7 @@ import pytest
 
 from mataserver import MataError
 from mataserver.testing import FAKE, check_plugin, installed, serving
+from mataserver_database import Database, lifetime
 from mataserver_database.testing import new_database
 
 
@@ -65,6 +66,32 @@ async def test_a_wrong_database(tmp_path, url):
             plugins={"database": {"url": url}},
         ):
             pass
+
+
+async def test_a_url_that_is_wrong_for_a_while(tmp_path, monkeypatch):
+    """``GET /ready`` tells that the database does not answer, and notices when it does again."""
+    monkeypatch.setattr(lifetime, "PROBE_SECONDS", 0.01)
+    async with (
+        serving(tmp_path, entry_points=installed("database")) as server,
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def wait_for(status):
+            async with asyncio.timeout(20):
+                while True:
+                    async with http.get(f"{server.url}/ready") as response:
+                        if response.status == status:
+                            return await response.text()
+
+        async def wrong(_self):
+            raise MataError("plugins.database.url: a certificate that is no certificate")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "check", wrong)
+            told = await wait_for(503)
+        assert "does not answer" in told
+        assert "certificate" not in told
+        await wait_for(200)
 
 
 async def test_a_database_that_goes_away(tmp_path, postgres):

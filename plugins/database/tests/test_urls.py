@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
+import ssl
+import subprocess
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
 
 from mataserver import MataError
 from mataserver_database import Busy, Database
+from mataserver_database.failures import reason_of
 
 LIMIT = "4s"
+CERTIFICATE = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=other"]
 
 
 @pytest.mark.parametrize(
@@ -20,15 +27,24 @@ LIMIT = "4s"
         ("postgres://{at}?sslmode=prefer&application_name=shelf", "shelf"),
         ("postgresql+asyncpg://{at}?options=-c%20application_name%3Dshelf", "shelf"),
         ("postgresql://mata@127.0.0.1:1,{host}?target_session_attrs=read-write", ""),
+        ("postgresql://mata@127.0.0.1,{host}?ssl=disable&prepared_statement_cache_size=0", ""),
+        ("postgresql://mata@127.0.0.1,127.0.0.1/postgres?port={port}", ""),
         ("postgresql://mata@/postgres?host=127.0.0.1:1&host={address}", ""),
+        ("postgresql://mata@{folder}:{port}/postgres?application_name=shelf", "shelf"),
         ("postgresql://{at}?ssl=disable&prepared_statement_cache_size=0", ""),
+        ("postgresql://{at}?timeout=5&command_timeout=60", ""),
+        ("postgresql://{at}?connect_timeout=10&keepalives=1&keepalives_idle=30", ""),
+        ("postgresql://{at}?channel_binding=prefer&gssencmode=disable", ""),
     ],
 )
 async def test_parameters_of_a_url(tmp_path, postgres, form, name):
     """They are those of PostgreSQL's clients, or SQLAlchemy's; our limits are in force."""
     at = postgres.removeprefix("postgresql://")
     host = at.partition("@")[2]
-    url = form.format(at=at, host=host, address=host.partition("/")[0])
+    address = host.partition("/")[0]
+    port = address.partition(":")[2]
+    folder = quote(await _socket_folder(postgres), safe="")
+    url = form.format(at=at, host=host, address=address, port=port, folder=folder)
     database = Database(tmp_path, url, timeout=4.0)
     try:
         async with database.read() as connection:
@@ -42,11 +58,23 @@ async def test_parameters_of_a_url(tmp_path, postgres, form, name):
         await database.close()
 
 
+async def _socket_folder(url):
+    """Return the folder of a server's Unix socket."""
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval("SHOW unix_socket_directories")
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize(
     ("form", "told"),
     [
         ("{url}?sslmode=perhaps", "`sslmode` parameter must be one of: disable,"),
         ("{url}?channel_binding=require", 'parameter "channel_binding"'),
+        ("{url}?gssencmode=require", 'parameter "gssencmode"'),
         ("{url}?work_mem=much", 'invalid value for parameter "work_mem"'),
         ("postgresql://mata:hunter2", "not a URL that PostgreSQL's clients read"),
     ],
@@ -62,6 +90,50 @@ async def test_a_url_that_is_none(tmp_path, postgres, form, told):
     assert raised.value.detail.startswith("plugins.database.url: ")
     assert told in raised.value.detail
     assert "hunter2" not in raised.value.told
+
+
+@pytest.fixture
+async def untrusted(tmp_path):
+    """The port of a server whose TLS has a certificate of another name, and the certificate."""
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("no openssl here")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = [openssl, *CERTIFICATE, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    async def answer(reader, writer):
+        await reader.readexactly(8)  # asks whether there is TLS
+        writer.write(b"S")
+        with contextlib.suppress(OSError):
+            await writer.start_tls(tls)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        yield server.sockets[0].getsockname()[1], certificate
+
+
+async def test_a_certificate_that_is_not_trusted(tmp_path, untrusted):
+    """What TLS said is told, and it is the database's trouble: it may be over soon."""
+    port, certificate = untrusted
+    url = f"postgresql://mata@127.0.0.1:{port}/x?sslmode=verify-full&sslrootcert={certificate}"
+    database = Database(tmp_path, url)
+    with pytest.raises(Busy) as raised:
+        await database.check()
+    await database.close()
+    assert "certificate verify failed" in reason_of(raised.value)
+
+
+async def test_a_file_that_is_not_there(tmp_path):
+    """The file of a URL is named."""
+    url = "postgresql://mata@127.0.0.1:1/x?sslmode=verify-full&sslrootcert=/nowhere/root.pem"
+    database = Database(tmp_path, url)
+    with pytest.raises(Busy) as raised:
+        await database.check()
+    await database.close()
+    assert reason_of(raised.value).endswith("No such file or directory: '/nowhere/root.pem'")
 
 
 async def test_what_a_connection_begins_with(tmp_path):
