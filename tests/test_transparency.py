@@ -163,15 +163,34 @@ def test_a_gif_whose_first_frame_is_smaller_than_its_canvas(alpha, ground):
     assert (decoded[:, 8:] == ground).all()
 
 
-def letters(colour: tuple[int, int, int], mark: tuple[int, int, int] | None = None) -> bytes:
+def letters(
+    colour: tuple[int, int, int],
+    mark: tuple[int, int, int] | None = None,
+    place: tuple[int, int, int, int] = (4, 56, 24, 76),
+    cover: int = 255,
+) -> bytes:
     """Return letters on nothing, as a PNG; with a square of the colour ``mark`` before them."""
     image = Image.new("RGBA", (640, 160), (*colour, 0))
     font = ImageFont.load_default(size=60)
     draw = ImageDraw.Draw(image)
-    draw.text((30, 40), "PLATFORM 9 EXIT", fill=(*colour, 255), font=font)
+    draw.text((30, 40), "   EXIT 9", fill=(*colour, cover), font=font)
     if mark is not None:
-        draw.rectangle((4, 56, 24, 76), fill=mark)
+        draw.rectangle(place, fill=mark)
     return encoded(image, "PNG")
+
+
+def card(level: int, ink: int, margin: int, scale: int = 1, turn: float = 0.0) -> bytes:
+    """Return a grey card with text in ``ink`` on nothing, as a PNG."""
+    width, height = 400 * scale, 200 * scale
+    image = Image.new("RGBA", (width + 2 * margin, height + 2 * margin), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(image)
+    place = (margin, margin, margin + width - 1, margin + height - 1)
+    draw.rounded_rectangle(place, 12 * scale, fill=(level,) * 3)
+    font = ImageFont.load_default(size=30 * scale)
+    draw.text(
+        (margin + 90 * scale, margin + 80 * scale), "Office hours", fill=(ink,) * 3, font=font
+    )
+    return encoded(image.rotate(turn, Image.Resampling.BICUBIC, expand=True), "PNG")
 
 
 @pytest.mark.parametrize("alpha", ["white", "black"])
@@ -195,13 +214,39 @@ def test_a_mark_beside_letters_does_not_hide_them(colour, mark, ground):
     assert tuple(found[0, 0]) == ground
 
 
-def test_a_white_page_with_round_corners_stays_on_white():
-    """Black would show a little more, its corners; what is to be read is on the page."""
-    image = Image.new("RGBA", (640, 160), (*WHITE, 0))
-    draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle((0, 0, 639, 159), 24, fill=WHITE)
-    draw.text((30, 40), "PLATFORM 9 EXIT", fill=BLACK, font=ImageFont.load_default(size=60))
-    found = media.decode(encoded(image, "PNG"), LIMIT, legible=True)
+@pytest.mark.parametrize(
+    ("colour", "mark", "ground"), [(WHITE, RED, BLACK), ((51, 51, 51), WHITE, WHITE)]
+)
+def test_a_mark_of_any_size(colour, mark, ground):
+    """A large emblem is as well seen on black; a white speck moves no dark letters there."""
+    place = (4, 10, 90, 140) if mark == RED else (4, 56, 24, 76)
+    found = media.decode(letters(colour, mark, place), LIMIT, legible=True)
+    assert tuple(found[0, 0]) == ground
+
+
+def test_letters_that_are_faint():
+    """White letters of little cover show little on black, and nothing on white."""
+    found = media.decode(letters(WHITE, cover=50), LIMIT, legible=True)
+    assert tuple(found[0, 0]) == BLACK
+
+
+@pytest.mark.parametrize("turn", [0.0, 7.0])
+@pytest.mark.parametrize("margin", [0, 1, 40])
+@pytest.mark.parametrize(
+    ("alpha", "level", "ink"),
+    [("white", 255, 0), ("white", 255, 150), ("white", 240, 200), ("black", 0, 105)],
+)
+def test_a_card_stays_on_its_own_colour(alpha, level, ink, margin, turn):
+    """The other ground would show more, its outline; what is to be read is on the card."""
+    data = card(level, ink, margin, turn=turn)
+    found = media.decode(data, LIMIT, alpha, legible=True)
+    assert np.array_equal(found, media.decode(data, LIMIT, alpha))
+
+
+def test_a_large_card_stays_on_its_own_colour():
+    """Faint text of a scanned page is seen although the page is reduced to look for it."""
+    data = card(255, 150, 300, scale=8)
+    found = media.decode(data, 20 * LIMIT, legible=True)
     assert tuple(found[0, 0]) == WHITE
 
 

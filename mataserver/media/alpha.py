@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from mataserver.config import Alpha
 
 MORE = 3
-"""How many times the edges of the requested background the other one shows to be used instead."""
+"""How many times what the other background hides the requested one hides to be exchanged for it."""
+FLAT = 24
+"""How many levels, of 256, a pixel differs from the background at least to be seen on it."""
+PLAIN = 64
+"""How many levels it differs from the other one to be seen there as well, if not better."""
 _SEEN_PIXELS = 1 << 20
-"""About how many pixels a picture is reduced to before its edges are compared."""
+"""About how many pixels a picture is reduced to before that is looked for."""
+_SWEEPS = 4
+"""How often what is seen spreads in a part; once is enough for a card."""
 _GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _OTHER: dict[Alpha, Alpha] = {"white": "black", "black": "white"}
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
@@ -55,17 +61,15 @@ def framed(picture: Image.Image) -> Image.Image:
 def opaque(picture: Image.Image, alpha: Alpha, *, legible: bool) -> Image.Image:
     """Return the RGB composition of an 8-bit picture with alpha, ``RGBA`` or ``LA``.
 
-    ``legible`` uses the opposite background if that shows far more edges, as of white letters, also
-    beside a coloured mark.
+    ``legible`` uses the opposite background if the requested one hides far more, such as white
+    letters, also beside a coloured mark.
     """
     colours, cover = picture.convert("RGB"), picture.getchannel("A")
     if alpha == "drop" or cover.getextrema() == (255, 255):
         return colours
     found = _over(colours, cover, alpha)
-    if legible:
-        other = _over(colours, cover, _OTHER[alpha])
-        if _edges(other) > MORE * _edges(found):
-            return other
+    if legible and _hides_more(found, cover, alpha):
+        return _over(colours, cover, _OTHER[alpha])
     return found
 
 
@@ -124,8 +128,43 @@ def _over(colours: Image.Image, cover: Image.Image, alpha: Alpha) -> Image.Image
     return ground
 
 
-def _edges(picture: Image.Image) -> int:
-    """Return the sum of the differences between neighbouring pixels of an RGB picture."""
-    factor = max(1, math.isqrt(picture.width * picture.height // _SEEN_PIXELS))
-    pixels = np.asarray(picture.reduce(factor), np.int16)
-    return sum(int(np.abs(np.diff(pixels, axis=axis)).sum()) for axis in (0, 1))
+def _hides_more(found: Image.Image, cover: Image.Image, alpha: Alpha) -> bool:
+    """Whether the background of a composition hides far more than the other one would."""
+    factor = max(1, math.isqrt(found.width * found.height // _SEEN_PIXELS))
+    levels = np.asarray(found.convert("L").reduce(factor), np.int16)
+    shares = np.asarray(cover.reduce(factor), np.int16)
+    part = shares >= FLAT
+    here = np.abs(levels - _GROUNDS[alpha][0])
+    hidden = _hidden(part, here >= FLAT)
+    if not hidden:
+        return False
+    there = shares - here  # the ends of the range are the cover apart
+    return hidden > MORE * _hidden(part, (there >= PLAIN) | (there > here))
+
+
+def _hidden(part: NDArray[np.bool_], seen: NDArray[np.bool_]) -> int:
+    """Return in how many runs of a row or a column nothing is seen, of parts that are hidden whole.
+
+    A white card with text is seen on white, too: its text is. So a part, which is what hangs
+    together, is hidden if nothing in it is seen; its outline alone would be nothing to read.
+    """
+    seen = seen & part
+    for _ in range(_SWEEPS):
+        before = np.count_nonzero(seen)
+        seen, rows = _spread(seen, part)
+        turned, columns = _spread(seen.T, part.T)
+        seen = turned.T
+        if not columns:
+            return 0
+        if np.count_nonzero(seen) == before:
+            break
+    return rows + columns
+
+
+def _spread(seen: NDArray[np.bool_], part: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Let what is seen cover the run of its row; return that, and how many runs have nothing."""
+    cells = np.pad(part, ((0, 0), (1, 0)))  # no run goes on in the next row
+    runs = np.cumsum(cells[:, 1:] & ~cells[:, :-1], dtype=np.int32).reshape(part.shape)
+    is_seen = np.zeros(int(runs[-1, -1]) + 1, bool)
+    is_seen[runs[seen]] = True
+    return is_seen[runs] & part, is_seen.size - 1 - int(is_seen.sum())
