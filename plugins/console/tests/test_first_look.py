@@ -113,3 +113,29 @@ async def test_a_label_is_cut_between_letters(tmp_path):
             family * 21 + "\u2026",
             "a" * 20 + family + "\u2026",
         ]
+
+
+async def test_a_browser_that_splits_no_letters(tmp_path):
+    """Every page is there all the same; a text is cut between code points."""
+    old, texts = "delete Intl.Segmenter", ["a" * 22, "\U0001f468" * 23]
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.page.call("Page.addScriptToEvaluateOnNewDocument", source=old)
+        await person.reload()
+        await person.until("!!document.querySelector('.app:not(.shell) h1')")
+        told = await person.evaluate(
+            f"""import("./console/labels.mjs").then(({{ cut }}) => {json.dumps(texts)}.map(cut))"""
+        )
+        assert told == [texts[0], "\U0001f468" * 21 + "\u2026"]
+
+
+async def test_a_field_that_the_browser_fills_in(tmp_path):
+    """A browser tells of it by an event of keys that has no key."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-depth")
+        await person.give()
+        await person.until("!!document.querySelector('.stage canvas')")
+        await person.evaluate("""window.thrown = [];
+          addEventListener("error", (event) => thrown.push(event.message));
+          for (const kind of ["keydown", "keyup"])
+            document.body.dispatchEvent(new Event(kind, { bubbles: true }));""")
+        assert await person.evaluate("thrown") == []

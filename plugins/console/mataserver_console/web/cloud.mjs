@@ -112,7 +112,7 @@ function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
   const press = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !scene) return;
     if (KEYS[event.key]) scene.call("orbit", ...KEYS[event.key]);
-    else if (event.key.toLowerCase() === "f") scene.call("fit");
+    else if (event.key?.toLowerCase() === "f") scene.call("fit");
     else if (event.key === "Escape" && chosen) choose("");
     else return;
     event.preventDefault();

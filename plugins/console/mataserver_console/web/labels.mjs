@@ -25,11 +25,18 @@ export function wide(text, weight = 600, size = 12) {
   return width;
 }
 
-const letters = new Intl.Segmenter();
+let segmenter = /** @type {Intl.Segmenter | null} */ (null);
+/** The letters of a text as people count them; without `Intl.Segmenter`, as of Firefox before 125, its code points. */
+function letters(text) {
+  if (!("Segmenter" in Intl)) return Array.from(text);
+  segmenter ??= new Intl.Segmenter();
+  return Array.from(segmenter.segment(text), ({ segment }) => segment);
+}
+
 /** A text of at most `LONGEST` letters, as people count them: half an emoji is none. */
 export function cut(text) {
   if (text.length <= LONGEST) return text;
-  const all = Array.from(letters.segment(text.slice(0, 12 * LONGEST)), ({ segment }) => segment);
+  const all = letters(text.slice(0, 12 * LONGEST));
   return all.length > LONGEST || text.length > 12 * LONGEST ? `${all.slice(0, LONGEST - 1).join("")}…` : all.join("");
 }
 

@@ -121,7 +121,6 @@ function Video({ video, stream, items, tracks, start }) {
     if (!still) return;
     Object.assign(canvas.current, { width: still.width, height: still.height });
     canvas.current.getContext("2d").drawImage(still, 0, 0);
-    still.close();
   }, [still]);
   const fits = Math.abs((width * shape[1]) / (height * shape[0]) - 1) < 0.02;
   return html`<div class=${`vid ${stream.phase === "live" ? "" : "old"}`} ref=${box} style=${{ aspectRatio: (still ? stream.size : shape).join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"

@@ -85,7 +85,7 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
   };
   useEffect(() => {
     if (!depth) return undefined;
-    const key = (event) => { if (event.key.toLowerCase() === "d" && letters() && !event.target.closest("input, textarea")) setPeek(event.type === "keydown"); };
+    const key = (event) => { if (event.key?.toLowerCase() === "d" && letters() && !event.target.closest("input, textarea")) setPeek(event.type === "keydown"); };
     addEventListener("keydown", key); addEventListener("keyup", key);
     return () => { removeEventListener("keydown", key); removeEventListener("keyup", key); setPeek(false); };
   }, [depth]);

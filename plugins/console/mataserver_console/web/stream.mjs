@@ -13,6 +13,8 @@ const SLOW = 1000, QUICK = 700;  // milliseconds: from when on an answer is show
 const LEAST = 4;  // results whose times make a rate, however far apart they are
 const QUIET = 5000;  // milliseconds without a word from the server, which is then asked for one
 const LATE = 20_000;  // milliseconds: a connection that broke without a word never answers; over a slow one frames are before the question
+const VAIN = 5;  // connections in a row that did not open, or sessions that failed: then no further one would
+const BARRED = "The server answers, but no WebSocket to it opens: a proxy on the way may not let WebSockets through";
 /** Why a stream ends whose server gives no reason. */
 const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off", 4001: "The session of this browser is over" };
 const IDLE = "no frame for too long";  // of a page that nobody looked at
@@ -88,6 +90,9 @@ export class Stream {
     this.slow = false;
     this.missed = 0;  // frames of the sessions before this one that had no answer
     this.tries = 0;  // sessions that were begun since the last answer
+    this.vain = 0;  // of them in a row without a connection: the server itself takes each, and says why it ends
+    this.still = /** @type {ImageBitmap | null} */ (null);
+    this.told = 0;  // when the frame was captured whose answer was told last
     this.heard = this.asked = 0;  // when the server said something, and was asked whether it is there
     this.beat = 0;
     this.meter = new Meter();
@@ -129,12 +134,15 @@ export class Stream {
     const socket = this.socket = new WebSocket(url);
     socket.onopen = () => {
       this.heard = performance.now();
+      this.vain = 0;
       this.beat = setInterval(() => this.check(socket), 1000);
       this.tell({ phase: "live", session: this.session, problem: "" });
       this.watch(socket);
     };
     socket.onmessage = (event) => this.read(JSON.parse(event.data));
     socket.onclose = (end) => {
+      if (!this.beat) this.vain += 1;
+      if (this.vain >= VAIN) { this.stop(new Error(BARRED)); return; }
       const said = end.reason || ENDS[end.code] || `The stream was closed with ${end.code}`;
       const error = new Error(said[0].toUpperCase() + said.slice(1));
       if (goesOn(end)) this.again(error); else this.stop(error);
@@ -151,7 +159,7 @@ export class Stream {
   /** Let the connection go. */
   leave() {
     clearInterval(this.beat);
-    this.asked = 0;
+    this.beat = this.asked = 0;
     if (this.socket) { this.socket.onopen = this.socket.onmessage = this.socket.onclose = null; this.socket.close(); }
     this.socket = null;
   }
@@ -172,7 +180,9 @@ export class Stream {
       await this.free();
       if (!this.ended) await this.open();
     } catch (error) {
-      if (!this.ended && passes(error)) this.again(error); else if (!this.ended) this.stop(error);
+      if (this.ended) return;
+      if (error.status === 500) this.vain += 1;
+      if (passes(error) && error.status !== 507 && this.vain < VAIN) this.again(error); else this.stop(error);
     }
   }
 
@@ -245,7 +255,16 @@ export class Stream {
   /** Show an answer: of a slow model on the picture that it is of, since in the moving one things are elsewhere by now. */
   async show(answer, { captured, size, blob }) {
     const still = this.slow ? await createImageBitmap(blob) : null;
-    if (!this.ended) this.tell({ answer, captured, size, still, problem: "" });
+    if (this.ended || captured < this.told) { still?.close(); return; }
+    this.keep(still);
+    this.told = captured;
+    this.tell({ answer, captured, size, still, problem: "" });
+  }
+
+  /** Hold the picture that is shown now; the one before may not have been drawn. */
+  keep(still) {
+    this.still?.close();
+    this.still = still;
   }
 
   /** End all that was begun; what is still under way ends itself when it comes. */
@@ -257,7 +276,8 @@ export class Stream {
     this.video.srcObject = null;
     this.encoder.terminate();
     this.leave();
+    this.keep(null);
     if (this.session) endSession(pathOf(this.session));
-    this.tell({ phase: "off", error });
+    this.tell({ phase: "off", error, still: null, problem: "" });
   }
 }

@@ -82,7 +82,7 @@ export function useKeys(acts) {
   useLayoutEffect(() => {
     const press = (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { last.current.run(); event.preventDefault(); return; }
-      if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey || (event.key.length === 1 && !letters())) return;
+      if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey || (event.key?.length === 1 && !letters())) return;
       last.current[event.key]?.();
     };
     addEventListener("keydown", press);
