@@ -55,10 +55,10 @@ METRICS = [
 UNKNOWN = "3f7a91b2-1234-5678-abcd-ef0123456789"
 
 
-def blank():
+def blank(grey=200):
     """Return a picture on which nothing is seen."""
     out = io.BytesIO()
-    Image.new("RGB", (320, 240), (200, 200, 200)).save(out, "JPEG")
+    Image.new("RGB", (320, 240), (grey, grey, grey)).save(out, "JPEG")
     return out.getvalue()
 
 
@@ -108,7 +108,8 @@ def jobs(server, token, photographs):
     """A job with a model, by the document's line, and one without points; what was seen of them."""
     (server.folder / "photos.zip").write_bytes(photographs)
     accepted = curl(server, UPLOAD, TOKEN=token)
-    empty = server.send(packed({f"{at}.jpg": blank() for at in range(3)}), scene_name="fog").json
+    fog = packed({f"{at}.jpg": blank(at) for at in (200, 201, 202)})
+    empty = server.send(fog, scene_name="fog").json
     early = {
         path: server.ask("GET", path.format(empty["job_id"]))
         for path in (
