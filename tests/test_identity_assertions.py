@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
+
 import pytest
 
 from mataserver.frontends.identity_assertions import WINDOW, IdentityAssertions, InvalidAssertion
@@ -68,6 +73,30 @@ def test_a_word_is_taken_once():
     clock.now += WINDOW - 1
     with pytest.raises(InvalidAssertion, match="used already"):
         taking.verify(word, "GET", "/v1/x", TO)
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 4_000, "/" + "x" * 8_000, '/?"' * 2_500, "/\udcff"])
+def test_a_word_fits_into_a_header(path):
+    """However long a path is, and whatever is in it, its word is for it alone."""
+    giving, taking, _ = pair()
+    word = giving.issue(ANNA, "GET", path, TO)
+    assert len(word) < 8_000
+    assert taking.verify(word, "GET", path, TO) == ANNA
+    with pytest.raises(InvalidAssertion, match="another request"):
+        taking.verify(giving.issue(ANNA, "GET", path, TO), "GET", path + "x", TO)
+
+
+def test_a_word_holds_the_path_itself():
+    """Older front-ends know no other: theirs are taken as well, and take one of usual length."""
+    giving, taking, _ = pair()
+    path = "/v1/x?" + "x" * 4_000
+    payload = giving.issue(ANNA, "GET", path, TO).partition(".")[0]
+    assert json.loads(base64.urlsafe_b64decode(payload))["path"] == path
+    long = path * 2
+    claims = json.loads(base64.urlsafe_b64decode(payload)) | {"path": long}
+    theirs = base64.urlsafe_b64encode(json.dumps(claims).encode())
+    signed = f"{theirs.decode()}.{hmac.new(SECRET, theirs, hashlib.sha256).hexdigest()}"
+    assert taking.verify(signed, "GET", long, TO) == ANNA
 
 
 @pytest.mark.parametrize("late", [WINDOW + 1, -WINDOW - 1])

@@ -28,8 +28,11 @@ WINDOW = 30.0
 """Validity of an assertion, and maximum clock difference, in seconds."""
 MAX_REMEMBERED = 100_000
 """Maximum number of unexpired assertions remembered; more are rejected."""
-MAX_PATH = 1_024
-"""Characters of a path that an assertion holds as it is: a header is shorter than a path may be."""
+MAX_PATH = 5_000
+"""Bytes of a path in JSON that an assertion holds as it is; of a longer one, its SHA-256.
+
+A header is shorter than a path may be. Older servers know the path itself alone.
+"""
 
 
 class InvalidAssertion(MataError):
@@ -81,7 +84,7 @@ class IdentityAssertions:
             until=principal.until,
             background=principal.background,
             method=method,
-            path=_short(path),
+            path=path if _fits(path) else _digest(path),
             to=to,
             at=self._clock(),
             once=secrets.token_hex(8),
@@ -99,7 +102,8 @@ class IdentityAssertions:
             principal = _principal(claims)
         except (binascii.Error, msgspec.DecodeError, ValueError):  # of another version
             raise InvalidAssertion("The front-ends are of different versions") from None
-        if (claims.method, claims.path, claims.to) != (method, _short(path), to):
+        is_same_path = claims.path in (path, _digest(path))
+        if not is_same_path or (claims.method, claims.to) != (method, to):
             raise InvalidAssertion("The front-end's token is for another request")
         self._check_single_use(claims)
         return principal
@@ -119,10 +123,15 @@ class IdentityAssertions:
         self._used[claims.once] = now + 2 * WINDOW
 
 
-def _short(path: str) -> str:
-    """Return what stands for a path: the path, or the SHA-256 of a long one."""
-    if len(path) <= MAX_PATH:
-        return path
+def _fits(path: str) -> bool:
+    try:
+        return len(msgspec.json.encode(path)) <= MAX_PATH
+    except UnicodeEncodeError:  # bytes that are no UTF-8, which JSON does not hold
+        return False
+
+
+def _digest(path: str) -> str:
+    """Return the SHA-256 of a path, which no path is itself: they begin with a slash."""
     return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -165,7 +165,7 @@ def _check(entry: zipfile.ZipInfo) -> None:
         raise BadRequest(f"{name}: it is a link")
     if entry.flag_bits & _ENCRYPTED:
         raise BadRequest(f"{name}: it is encrypted")
-    if entry.compress_type not in directory.PACKED_BY:
+    if _is_picture(entry) and entry.compress_type not in directory.PACKED_BY:
         raise BadRequest(f"{name}: it is packed by a method that is not supported; use deflate")
     bomb = entry.file_size > MAX_RATIO * max(1, entry.compress_size)
     if entry.file_size > MAX_PICTURE_BYTES or (bomb and entry.file_size > SMALL_BYTES):

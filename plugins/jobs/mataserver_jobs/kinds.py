@@ -94,10 +94,12 @@ class JobKind:
                 )
 
 
-def _call_problem(function: Callable[..., object] | None, given: str) -> str:
+def _call_problem(function: Any, given: str) -> str:
     """Return why a function cannot be called with one argument, without waiting; else nothing."""
     if function is None:
         return ""
+    if not callable(function):
+        return "must be a function"
     if inspect.iscoroutinefunction(function):
         return "must be a plain def, not async def"
     try:

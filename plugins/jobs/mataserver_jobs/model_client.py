@@ -139,14 +139,16 @@ class Stream:
 
         They are sent as fast as the model answers, and not as they were recorded.
         """
-        counted = {**params, TIMING: "frames"} if params.get(TIMING) is None else params
-        for given in (counted, params):
+        tried = [params]
+        if params.get(TIMING) is None:
+            tried.insert(0, {**params, TIMING: "frames"})
+        for given in tried:
             asked = {"model": model, "params": given}
             status, made = self._requests.request("POST", "/v1/sessions", asked)
             if status == 201:
                 return str(made["session_id"])
-            if not str(made.get("detail")).startswith(f"params.{TIMING}: unknown"):
-                break
+            if not str(made.get("detail")).startswith(f"params.{TIMING}: "):
+                break  # of another reason than that it has none, or one that counts otherwise
         raise MataError(str(made.get("detail", f"The server answered {status}")))
 
     async def _connect(self, access: Access) -> None:

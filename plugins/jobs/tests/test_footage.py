@@ -94,6 +94,20 @@ def test_archives_that_are_refused(tmp_path, entry, data, reason):
         open_source(zipped)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_how_what_is_not_read_is_packed(tmp_path, method):
+    """Folders and the files of systems may be packed by any method; what is read may not."""
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as made:
+        for name in ("a/", "a/.DS_Store", "__MACOSX/a/._b.png"):
+            made.writestr(name, b"", method)
+        made.writestr("a/b.png", picture())
+    assert [item.file for item in open_source(tmp_path / "v.zip").items(0, 1)] == ["a/b.png"]
+    with zipfile.ZipFile(tmp_path / "v.zip", "a") as made:
+        made.writestr("a/c.png", picture(), method)
+    with pytest.raises(BadRequest, match=r"a/c\.png: it is packed by a method"):
+        open_source(tmp_path / "v.zip")
+
+
 @pytest.mark.parametrize("size", [4_096, 4_100, 65_532])
 def test_extra_fields_are_counted_before_they_are_read(tmp_path, size):
     """Each empty one has all behind it copied: 2 MB of them took two seconds."""

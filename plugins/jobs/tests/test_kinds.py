@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import job_functions
 import pytest
 from msgspec import Struct
@@ -40,6 +42,7 @@ class Task:
         ({"run": nothing}, "count: run is called with (job), and takes ()"),
         ({"run": wait}, "count: run must be a plain def, not async def"),
         ({"told": nothing}, "count: told is called with (result), and takes ()"),
+        ({"told": "Done."}, "count: told must be a function"),
         ({"check": wait}, "count: check must be a plain def, not async def"),
         ({"spec": dict}, "count: spec must be a msgspec.Struct type"),
         ({"spec": Struct()}, "count: spec must be a msgspec.Struct type"),
@@ -65,6 +68,12 @@ def test_functions_whose_signature_is_not_their_own():
     decorated.__wrapped__ = nothing
     decorated.__qualname__ = "decorated"
     assert JobKind(**SOUND | {"run": decorated, "check": dict}).run is decorated
+
+
+@pytest.mark.parametrize("told", ["{0[count]} counted".format, str, operator.itemgetter("text")])
+def test_functions_in_c(told):
+    """What tells no signature is taken as it is."""
+    assert JobKind(**SOUND, told=told).told is told
 
 
 class Gives:

@@ -67,6 +67,10 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
+def _is_read(entry: zipfile.ZipInfo) -> bool:
+    return not entry.is_dir() and is_picture(entry.filename)
+
+
 def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
     """Check an archive's directory and return its photographs in order.
 
@@ -79,7 +83,7 @@ def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
         for entry in entries:
             _check_entry(entry, limits)
         _check_sizes(file, entries, limits)
-    return [entry for entry in entries if not entry.is_dir() and is_picture(entry.filename)]
+    return [entry for entry in entries if _is_read(entry)]
 
 
 def pictures(file: Path) -> Iterator[tuple[str, bytes]]:
@@ -89,7 +93,7 @@ def pictures(file: Path) -> Iterator[tuple[str, bytes]]:
     """
     with _open_zip(file) as archive:
         for entry in archive.infolist():
-            if entry.is_dir() or not is_picture(entry.filename):
+            if not _is_read(entry):
                 continue
             try:
                 data = directory.read(archive, entry)
@@ -223,7 +227,7 @@ def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:
         raise _entry_error(
             entry, f"unpacks to over {limits.max_ratio} times its size: that is no photograph"
         )
-    if entry.compress_type not in directory.PACKED_BY:
+    if _is_read(entry) and entry.compress_type not in directory.PACKED_BY:
         raise _entry_error(entry, "is packed by a method that is not supported; use deflate")
 
 
@@ -243,6 +247,6 @@ def _check_sizes(file: Path, entries: list[zipfile.ZipInfo], limits: Limits) -> 
             )
     count = 0
     for entry in entries:
-        count += not entry.is_dir() and is_picture(entry.filename)
+        count += _is_read(entry)
         if count > limits.max_images:
             raise _entry_error(entry, f"is one photograph too many; at most {limits.max_images}")

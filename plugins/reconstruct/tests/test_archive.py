@@ -162,6 +162,16 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("number", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_how_what_is_no_photograph_is_packed(number, tmp_path):
+    """Only photographs are unpacked: folders and other files may be packed by any method."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        for name in ("a/", "a/notes.txt", "a/.DS_Store"):
+            made.writestr(name, b"x" * (not name.endswith("/")), number)
+        made.writestr("a/b.jpg", PICTURE)
+    assert unpack(tmp_path / "a.zip") == [("a/b.jpg", PICTURE)]
+
+
 def unpack(file):
     """Inspect an archive and read what is in it."""
     archive.inspect(file, Limits())
