@@ -126,6 +126,7 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
         exceptions.ClientConfigurationError,
         exceptions.UndefinedObjectError,  # a parameter that the database does not know
         exceptions.InvalidParameterValueError,
+        exceptions.PostgresSyntaxError,  # options that are none
     )
     try:
         connection = await asyncpg.connect(dsn, **arguments)

@@ -75,6 +75,7 @@ async def _socket_folder(url):
         ("{url}?sslmode=perhaps", "`sslmode` parameter must be one of: disable,"),
         ("{url}?channel_binding=require", 'parameter "channel_binding"'),
         ("{url}?gssencmode=require", 'parameter "gssencmode"'),
+        ("{url}?options=x", "invalid command-line argument for server process: x"),
         ("{url}?work_mem=much", 'invalid value for parameter "work_mem"'),
         ("postgresql://mata:hunter2", "not a URL that PostgreSQL's clients read"),
     ],
