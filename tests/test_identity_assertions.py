@@ -75,7 +75,7 @@ def test_a_word_is_taken_once():
         taking.verify(word, "GET", "/v1/x", TO)
 
 
-@pytest.mark.parametrize("path", ["/" + "x" * 4_000, "/" + "x" * 8_000, '/?"' * 2_500, "/\udcff"])
+@pytest.mark.parametrize("path", ["/" + "x" * 4_000, "/" + "x" * 8_000, '/?"' * 2_500])
 def test_a_word_fits_into_a_header(path):
     """However long a path is, and whatever is in it, its word is for it alone."""
     giving, taking, _ = pair()

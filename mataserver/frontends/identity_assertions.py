@@ -84,7 +84,7 @@ class IdentityAssertions:
             until=principal.until,
             background=principal.background,
             method=method,
-            path=path if _fits(path) else _digest(path),
+            path=path if len(msgspec.json.encode(path)) <= MAX_PATH else _digest(path),
             to=to,
             at=self._clock(),
             once=secrets.token_hex(8),
@@ -123,16 +123,9 @@ class IdentityAssertions:
         self._used[claims.once] = now + 2 * WINDOW
 
 
-def _fits(path: str) -> bool:
-    try:
-        return len(msgspec.json.encode(path)) <= MAX_PATH
-    except UnicodeEncodeError:  # bytes that are no UTF-8, which JSON does not hold
-        return False
-
-
 def _digest(path: str) -> str:
     """Return the SHA-256 of a path, which no path is itself: they begin with a slash."""
-    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(path.encode()).hexdigest()
 
 
 def _principal(claims: _Claims) -> Principal:
