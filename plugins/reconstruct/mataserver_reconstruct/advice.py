@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mataserver_reconstruct.exif import FULL_FRAME
+
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
     from mataserver_reconstruct.model import Model, View
@@ -16,7 +20,10 @@ _MANY_CAMERAS = 3
 _NO_LENS = 0.5  # radial distortion, k1; wide lenses of action cameras have up to 0.3
 _LONG = 2.0
 """A focal length, as a multiple of the picture's longer side, from which on k1 is larger for the
-same distortion of the picture."""
+same distortion of the picture. It is also less sure."""
+_OTHER_LENS = 1.5
+"""How many times as long a lens may be as EXIF tells, or the reverse: 1.0 to 1.3 was seen of right
+models, and a square that the camera cut out of its picture has 1.4. Of long lenses 2.0 was seen."""
 
 
 def before(photos: list[Photo], camera: str) -> list[str]:
@@ -133,6 +140,29 @@ def bent(models: list[Model]) -> list[str]:
                 "or enlarged, ask for camera: per_image."
             )
     return told
+
+
+def other_lenses(models: list[Model], photos: list[Photo]) -> list[str]:
+    """Return the advice about models whose lenses contradict the EXIF of their photographs."""
+    by_file = {photo.file: photo.exif.focal_35 / FULL_FRAME for photo in photos if photo.file}
+    told = []
+    for model in models:
+        both = [(_relative_focal(view), by_file[view.file]) for view in model.views]
+        other = [pair for pair in both if min(pair) and _contradict(*pair)]
+        if len(other) < max(2, len(both) / 4):
+            continue
+        found, exif = np.median(other, axis=0) * FULL_FRAME
+        told.append(
+            f"{model.name}: {len(other)} of its {len(both)} photographs fit a lens of about "
+            f"{found:.0f} mm, and their EXIF tells {exif:.0f} mm. If that is right and they were "
+            "not cropped or enlarged, the model is wrong, as where things moved in between."
+        )
+    return told
+
+
+def _contradict(found: float, exif: float) -> bool:
+    short, long = sorted((found, exif))
+    return long > _OTHER_LENS ** (1 if short < _LONG else 2) * short
 
 
 def _relative_focal(view: View) -> float:

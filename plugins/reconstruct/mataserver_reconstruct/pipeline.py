@@ -194,7 +194,8 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
     scenes, placed, scales = _placed(made, found)
     judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
     told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
-    told += _overlaid(job, made, found, placed) + advice.bent(placed) + scales
+    told += _overlaid(job, made, found, placed) + advice.bent(placed)
+    told += advice.other_lenses(placed, found.photos) + scales
     dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
     clouds = [_cloud(made, *each) for each in zip(placed, dense, strict=True)]
     outcome = Outcome(job.id, judged, found.pairs, placed, clouds, told, partial)

@@ -205,6 +205,31 @@ def test_a_shared_camera_that_no_lens_can_be_is_told(lenses, focal, told):
     assert all("camera: per_image" in sentence for sentence in said)
 
 
+@pytest.mark.parametrize(
+    ("lenses", "exif", "told"),
+    [
+        ([59, 59, 59, 40], 36, "3 of its 4 photographs fit a lens of about 59 mm, and their EXIF"),
+        ([40, 40, 40], 300, "lens of about 40 mm, and their EXIF tells 300 mm"),
+        ([28, 28, 28], 36, ""),
+        ([59, 40, 40, 40], 36, ""),  # one camera alone
+        ([240, 240, 240], 120, ""),  # of long lenses less is sure
+        ([116, 116, 116], 300, "lens of about 116 mm"),
+        ([59, 59, 59], 0, ""),  # no EXIF
+    ],
+)
+def test_a_lens_that_exif_contradicts_is_told(lenses, exif, told):
+    """Either the EXIF is wrong, or the photographs were cropped, or the model is wrong."""
+    given = model(0, 0, "abcd"[: len(lenses)])
+    views = [
+        replace(view, matrix=np.diag([lens / 36 * 640, lens / 36 * 640, 1]), size=(480, 640))
+        for view, lens in zip(given.views, lenses, strict=True)
+    ]
+    photos = [photo(name, exif=Exif(exif)) for name in "abcd"]
+    said = " ".join(advice.other_lenses([replace(given, views=views)], photos))
+    assert told in said
+    assert bool(said) == bool(told)
+
+
 def test_good_photographs_need_no_advice():
     """Of photographs as they should be, nothing is said."""
     photos = [photo(name) for name in "abcdefghi"]
