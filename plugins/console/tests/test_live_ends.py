@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from console_pages import CHROMIUM, served, shown
+from console_pages import CHROMIUM, asked, served, shown
 from test_live_breaks import FAILED, LIVE, LOST
 from test_looking import sessions
 
@@ -121,3 +121,18 @@ async def test_pictures_that_are_not_shown(tmp_path):
         await person.evaluate("for (const go of held.splice(0)) go()")
         await person.until("made.every((each) => freed.has(each))")
         assert await person.evaluate("drawn.every((each, at) => !at || each > drawn[at - 1])")
+
+
+async def test_a_key_that_is_revoked(tmp_path):
+    """What it waits for is said: it does not go on by itself."""
+    async with served(tmp_path, "database", "accounts") as server:
+        body = {"name": "camera", "scopes": ["infer", "models:read"]}
+        made = await asked(server, "POST", "/v1/keys", json=body)
+        async with shown(server.url, tmp_path, key=made["key"]) as person:
+            await person.go("live?model=fake-detect")
+            await person.click("Start")
+            await person.until(LIVE)
+            await asked(server, "DELETE", f"/v1/keys/{made['id']}")
+            await person.until("!!document.querySelector('.signin')")
+            await person.sees("It goes on once you have signed in again.")
+            assert "It goes on by itself." not in await person.text()

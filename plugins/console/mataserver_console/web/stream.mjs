@@ -17,6 +17,7 @@ const VAIN = 5;  // connections in a row that did not open, or sessions that fai
 const BARRED = "The server answers, but no WebSocket to it opens: a proxy on the way may not let WebSockets through";
 /** Why a stream ends whose server gives no reason. */
 const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off", 4001: "The session of this browser is over" };
+const AGAIN = "It goes on by itself", SIGNED = "It goes on once you have signed in again";
 const IDLE = "no frame for too long";  // of a page that nobody looked at
 /** Whether the same may be begun again after such an end. */
 const goesOn = ({ code, reason }) => [1001, 1006, 1012, 1013, 4001].includes(code) || reason === IDLE;
@@ -145,7 +146,7 @@ export class Stream {
       if (this.vain >= VAIN) { this.stop(new Error(BARRED)); return; }
       const said = end.reason || ENDS[end.code] || `The stream was closed with ${end.code}`;
       const error = new Error(said[0].toUpperCase() + said.slice(1));
-      if (goesOn(end)) this.again(error); else this.stop(error);
+      if (goesOn(end)) this.again(error, end.code === 4001 ? SIGNED : AGAIN); else this.stop(error);
     };
   }
 
@@ -165,14 +166,14 @@ export class Stream {
   }
 
   /** Go on in another session, as soon as a picture is seen and the server answers: how many frames the one before got is not known. */
-  async again(why) {
+  async again(why, then = AGAIN) {
     this.leave();
     this.missed = this.meter.dropped += this.captured.size;
     this.captured.clear();
     this.frames = 0;
     const pause = this.tries ? PAUSES[Math.min(this.tries, PAUSES.length) - 1] * 1000 : 0;
     this.tries += 1;
-    this.tell({ phase: "lost", problem: `${why.message}. It goes on by itself.` });
+    this.tell({ phase: "lost", problem: `${why.message}. ${then}.` });
     try {
       await new Promise((done) => { setTimeout(done, pause); });
       await new Promise((seen) => { this.video.requestVideoFrameCallback(seen); });
