@@ -115,7 +115,7 @@ class Service(Base):
         return {"device": "a lamp"}
 
     def pages(self):
-        return [Page("The lab", "/lab/", "*"), Page("Secrets", "/lab/secrets", needs="admin")]
+        return [Page("The lab", "/lab/plain", "*"), Page("Secrets", "/lab/me", needs="admin")]
 
     async def authenticate(self, credentials):
         if credentials.secret.startswith("lab-"):

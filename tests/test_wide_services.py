@@ -203,7 +203,7 @@ async def test_pages(http, server):
     """The navigation shows the pages that who asks may see."""
     page = {
         "title": "The lab",
-        "path": "/lab/",
+        "path": "/lab/plain",
         "icon": "*",
         "plugin": "lab",
         "group": "work",
