@@ -56,13 +56,19 @@ class TritonPythonModel:
 '''
 
 
+_PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
+
+
 def free_port():
-    """Return a port that nobody has, below those that the system gives to clients."""
-    while True:
-        port = random.randrange(20_000, 30_000)
+    """Return a port that nobody has, below those that the system gives to clients.
+
+    Each is given once: a server binds its own long after that.
+    """
+    for port in _PORTS:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("no port is free")
 
 
 class RealTriton:
