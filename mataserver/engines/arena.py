@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from mataserver.engines.wire import Buffer
 
-REQUEST_BYTES = 4 << 20
+REQUEST_BYTES = 8 << 20
+"""Room for the pictures in flight: those of 12 megapixels have about 2 MB each, and the decoders
+idle while one comes over the socket (docs/performance.md)."""
 ANSWER_BYTES = 4 << 20
 _HEADER_BYTES = 64
 _ALIGN = 64
