@@ -161,8 +161,8 @@ class _InferenceRun:
         if self._params.get("timing") is None:
             try:
                 yield from stream(**{**self._params, "timing": "frames"})
-            except InvalidParams as error:  # before the first frame: no tracker, or one without it
-                if not error.detail.startswith("params.timing: unknown"):
+            except InvalidParams as error:  # before the first frame: it has none, or another one
+                if not error.detail.startswith("params.timing: "):
                     raise
             else:
                 return
