@@ -15,7 +15,7 @@ from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
 from mataserver import config, plugins, results
 from mataserver.app import composition as app
-from mataserver.config import needs
+from mataserver.config import needs, span
 from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 from mataserver.testing import installed
 
@@ -65,19 +65,45 @@ def default_of(field):
     return REQUIRED if field.default is msgspec.NODEFAULT else field.default
 
 
-@pytest.mark.parametrize(
-    ("kind", "header", "column"),
-    [
-        (config.Settings, "setting", 3),
-        (config.ModelSettings, "field", 2),
-        (needs.Needs, "of the needs", 2),
-    ],
-)
+TABLES = [
+    (config.Settings, "setting", 3),
+    (config.ModelSettings, "field", 2),
+    (needs.Needs, "of the needs", 2),
+    (span.Span, "of the replicas", 2),
+]
+"""Each table of docs/config.md: its struct, its first heading, the column of the defaults."""
+
+
+@pytest.mark.parametrize(("kind", "header", "column"), TABLES)
 def test_settings_are_described(kind, header, column):
     """Every setting has a line with its default, and every line is a setting."""
     described = {quoted(row[0]): yaml.safe_load(quoted(row[column])) for row in table(header)}
     actual = {field.name: default_of(field) for field in msgspec.structs.fields(kind)}
     assert described == actual
+
+
+def range_of(field):
+    """Return a setting's range, as the page writes it, or None without one."""
+    kind = msgspec.inspect.type_info(field.type)
+    numbers = msgspec.inspect.IntType | msgspec.inspect.FloatType
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    for number in (each for each in kinds if isinstance(each, numbers)):
+        if number.gt == 0 and isinstance(number, msgspec.inspect.FloatType):
+            low = "over 0,"
+        else:
+            low = f"{number.ge if number.ge is not None else number.gt + 1:g}"
+        return f"from {low}" if number.le is None else f"{low} to {number.le:.0f}"
+    return None
+
+
+@pytest.mark.parametrize(("kind", "header", "column"), TABLES)
+def test_ranges_are_described(kind, header, column):
+    """The type of every number states its range; ``seconds`` alone stands for the usual one."""
+    described = {quoted(row[0]): row[column - 1] for row in table(header)}
+    for field in msgspec.structs.fields(kind):
+        if (expected := range_of(field)) is not None:
+            stated = described[field.name].split(", or")[0]
+            assert stated.replace("seconds", "over 0, to 86400") == expected, field.name
 
 
 def table(header):
