@@ -94,6 +94,20 @@ async def test_generate_gives_pieces_then_the_result(plugin, folder, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+async def test_generate_ends_with_the_result_of_a_model_that_is_removed(plugin, folder, engine):
+    """A removal waits for the text, whose result is the model's as it began."""
+    async with models(plugin, folder, engine) as at:
+        items = at.get("fake-vlm").generate(picture(), {"seconds": 0.1})
+        found = [await anext(items)]
+        removal = asyncio.create_task(at.remove("fake-vlm"))
+        found += [item async for item in items]
+        await removal
+        assert found == [*"64x48", VlmResult("64x48")]
+        with pytest.raises(NotFound):
+            at.get("fake-vlm")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_generate_raises_what_the_model_failed_with(plugin, folder, engine):
     """Wrong parameters are told before the model is asked, a failure at the piece it was made."""
     async with models(plugin, folder, engine) as at:

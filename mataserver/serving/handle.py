@@ -116,9 +116,11 @@ class Handle:
 
         A model without streaming yields only its result. Closing the iterator stops the work.
         """
-        async with contextlib.aclosing(self.generate_answer(image, params, "msgpack")) as items:
+        plan = self.plan()  # the model's as it began: it may be removed while it writes
+        job = self._job(plan, image, params, "msgpack")
+        async with contextlib.aclosing(self.pool.generate(plan, job)) as items:
             async for item in items:
-                yield item if isinstance(item, str) else await result_of(item.body, self.plan())
+                yield item if isinstance(item, str) else await result_of(item.whole(), plan)
 
     async def generate_answer(
         self, image: bytes, params: Any = None, form: Format = "json"
