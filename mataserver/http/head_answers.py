@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_connection import CachingConnection
-    from mataserver.http.middleware import RequestMiddleware
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
@@ -63,12 +62,10 @@ class AnswerSender:
 
     __slots__ = ("_connection", "_counted", "_known", "_left", "_middleware", "_started_at")
 
-    def __init__(
-        self, connection: CachingConnection, middleware: RequestMiddleware, known: KnownHead
-    ) -> None:
+    def __init__(self, connection: CachingConnection, known: KnownHead) -> None:
         self._started_at = time.perf_counter()
         self._connection = connection
-        self._middleware = middleware
+        self._middleware = connection.heads.middleware
         self._known: Any = known  # its ``repeat`` is of the kind that the class answers by
         self._left = 0
         self._counted = False

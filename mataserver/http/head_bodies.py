@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_parsing import RequestStart
-    from mataserver.http.middleware import RequestMiddleware
 
 MIN_BYTES_PER_PERIOD = 1 << 15
 """Minimum bytes of a body that must arrive within each timeout period."""
@@ -50,14 +49,8 @@ class StreamedRequest(ClaimedRequest):
         "_was_paused",
     )
 
-    def __init__(
-        self,
-        connection: CachingConnection,
-        middleware: RequestMiddleware,
-        known: KnownHead,
-        share: BudgetShare,
-    ) -> None:
-        super().__init__(connection, middleware, known, share)
+    def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
+        super().__init__(connection, known, share)
         self._needed: int | None = None
         self._sink: BodySink | None = None
         self._size = self._left_at_check = 0

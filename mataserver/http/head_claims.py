@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_connection import CachingConnection
-    from mataserver.http.middleware import RequestMiddleware
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
@@ -48,14 +47,8 @@ class ClaimedRequest(KnownRequest):
 
     __slots__ = ("_repeat", "_request", "_responder", "_unfinished")
 
-    def __init__(
-        self,
-        connection: CachingConnection,
-        middleware: RequestMiddleware,
-        known: KnownHead,
-        share: BudgetShare,
-    ) -> None:
-        super().__init__(connection, middleware, known, share)
+    def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
+        super().__init__(connection, known, share)
         self._repeat: RepeatedClaim = self._known.repeat
         self._responder = self._repeat.responder()
         self._unfinished: Unfinished | None = None

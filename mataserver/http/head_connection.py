@@ -19,7 +19,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from mataserver.errors import Unavailable
 from mataserver.http import head_parsing
 from mataserver.http.head_cache import KnownRouteHead, matches_request
-from mataserver.http.head_parsing import MAX_EARLY, outstanding
+from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.protocol import HttpConnection, adjust_headers
 from mataserver.http.routing import ROUTE
 
@@ -97,7 +97,7 @@ class CachingConnection(HttpConnection):
             self._known_request.receive(data)
             return
         if self._left > 0:
-            self._set_outstanding(outstanding(self._left, data))
+            self._set_outstanding(self._left - len(data))
         elif self._left == 0 and data and self._inspect(data):
             return
         self._is_new = False
@@ -115,7 +115,7 @@ class CachingConnection(HttpConnection):
             if known is not None and self._answer_known(head, known, data):
                 return True
             self._head = head
-        self._set_outstanding(-1 if head.is_uncertain else outstanding(head.end + head.size, data))
+        self._set_outstanding(-1 if head.is_uncertain else head.end + head.size - len(data))
         return False
 
     def _set_outstanding(self, left: int) -> None:
@@ -146,7 +146,7 @@ class CachingConnection(HttpConnection):
         share.hold(len(data) - head.end)
         self.heads.hits += 1
         self.is_anonymous = False
-        self._known_request = known.make_request(self, self.heads.middleware, known, share)
+        self._known_request = known.make_request(self, known, share)
         self._known_request.caller = caller
         self._known_request.begin(data, head)
         return True

@@ -72,8 +72,3 @@ def _cut_variable_parts(head: bytes, lower: bytes, begin: int, end: int) -> tupl
     else:
         pieces = MARK, head[:begin], head[end:first], head[last:]
     return b"".join(pieces), head[first:last]
-
-
-def outstanding(left: int, data: bytes) -> int:
-    """Return the outstanding bytes after ``data``; negative if it contains more."""
-    return max(-1, left - len(data))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.infer_repeats import InferRepeat
-    from mataserver.http.middleware import RequestMiddleware
     from mataserver.principals import Principal
 
 MIN_UNCOPIED = 1 << 12
@@ -62,14 +61,8 @@ class KnownRequest(AnswerSender):
         "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: CachingConnection,
-        middleware: RequestMiddleware,
-        known: KnownHead,
-        share: BudgetShare,
-    ) -> None:
-        super().__init__(connection, middleware, known)
+    def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
+        super().__init__(connection, known)
         self.caller: Principal | None = None
         self._grant: LateGrant | None = None
         self._share = share
@@ -81,7 +74,7 @@ class KnownRequest(AnswerSender):
         self._timer: asyncio.TimerHandle | None = None
         self._withdraw: Callable[[], None] | None = None
         self._answering = self._released = False
-        middleware.lifecycle.active += 1
+        self._middleware.lifecycle.active += 1
 
     def begin(self, data: bytes, head: head_parsing.RequestStart) -> None:
         """Process the first data: the head, and the body or its beginning."""
@@ -100,7 +93,7 @@ class KnownRequest(AnswerSender):
         if self._answering:
             self._buffer_next(data)
             return
-        more, left = data[: self._left], head_parsing.outstanding(self._left, data)
+        more, left = data[: self._left], self._left - len(data)
         try:
             self._share.take(len(more))
         except Unavailable:
