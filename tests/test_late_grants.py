@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from api_answers import until
 from conftest import POINTS
-from mataserver import PRINCIPAL, MataError, Principal, testing
+from mataserver import MataError, Principal, testing
 from mataserver.http import middleware
 from mataserver.http.revocation import CredentialsRevoked, Revocations
 from service_plugins import folder, plugin
@@ -125,8 +125,7 @@ async def test_a_key_revoked_while_another_front_end_is_asked_for_the_session(re
     """Its socket does not begin here; another key's end is nothing."""
     request = make_mocked_request("GET", "/v1/socket", headers={"Upgrade": "websocket"})
     grants = Revocations()
-    grants.attach(request)
-    request[PRINCIPAL] = Principal("lab:1", "somebody", "lab", frozenset({"infer"}))
+    grants.attach(request, Principal("lab:1", "somebody", "lab", frozenset({"infer"})))
     grants.end_all(revoked)
 
     async def handler(_request):

@@ -118,7 +118,7 @@ class Authenticator:
             principal = None
         if not public:
             check_scope(principal, needs)
-        self.grants.attach(request)
+        self.grants.attach(request, principal)
         request[PRINCIPAL] = principal  # handlers never see a rejected caller
         mark_background(principal)
 

@@ -55,7 +55,7 @@ class BodyReader:
         content = request.content
         if content.is_eof() and hdrs.CONTENT_ENCODING not in request.headers:
             # The common case: the body has arrived, so neither timer nor coroutine is needed.
-            check_not_revoked(request, request.get(PRINCIPAL))
+            check_not_revoked(request)
             found = content.read_nowait()
             self._share.cover(len(found), limit)
             return found
@@ -64,7 +64,7 @@ class BodyReader:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         try:
             self._share.check(expected or 0)
-            with revocable_wait(request, request.get(PRINCIPAL)) as wait:
+            with revocable_wait(request) as wait:
                 body = await wait.for_result(_read_in_time(request, self._limits, self._share))
                 wait.check()  # the grant may end in the loop turn in which the last byte arrives
                 return body

@@ -18,7 +18,6 @@ from aiohttp import web
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import accept_header, codec
-from mataserver.http.auth import PRINCIPAL
 from mataserver.http.common_headers import REQUEST_ID
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
 from mataserver.http.revocation import RevocableWait, watch_revocation
@@ -74,7 +73,7 @@ async def send(
         wait.check()  # a generator that never waits is not interrupted
         return wait.for_result(anext(events, None))
 
-    with watch_revocation(request, request.get(PRINCIPAL), wait.end):
+    with watch_revocation(request, wait.end):
         async with contextlib.aclosing(events):
             first = await next_event()  # None: there is no event
             headers = {

@@ -20,7 +20,6 @@ from mataserver.http.handler_results import require_room
 from mataserver.http.head_answers import AnswerSender, lasting
 from mataserver.http.head_connection import CachingConnection
 from mataserver.http.middleware import CLIENT_GONE
-from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
 
 if TYPE_CHECKING:
@@ -57,14 +56,14 @@ class KnownRequest(AnswerSender):
     """
 
     __slots__ = (
-        "_answering", "_boundary", "_end", "_grant", "_loop", "_next_data", "_pieces", "_released",
-        "_share", "_task", "_timer", "_withdraw", "caller",
+        "_answering", "_boundary", "_end", "_loop", "_next_data", "_pieces", "_released",
+        "_revocations_seen", "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
     def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
         super().__init__(connection, known)
         self.caller: Principal | None = None
-        self._grant: LateGrant | None = None
+        self._revocations_seen = 0
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes | bytearray] = []
@@ -83,8 +82,7 @@ class KnownRequest(AnswerSender):
         self._left = head.size - (len(data) - head.end)
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._expire)
-            if self.caller is not None:
-                self._grant = LateGrant(self._middleware.gate.grants, self.caller)
+            self._revocations_seen = self._middleware.gate.grants.total
         else:
             self._start_answer()
 
@@ -141,11 +139,11 @@ class KnownRequest(AnswerSender):
         self._start_answer(TooSlow(bodies.TOO_SLOW))
 
     def _start_answer(self, refusal: Exception | None = None) -> None:
-        if self._timer is not None:
+        if self._timer is not None:  # the body came after its head
             self._timer.cancel()  # it limits the body, not the model
-        if self._grant is not None:  # what is answered from here on is answered to its end
-            refusal = refusal or self._grant.refusal()
-            self._grant.release()
+            if self.caller is not None:  # what is answered from here on is answered to its end
+                grants, seen = self._middleware.gate.grants, self._revocations_seen
+                refusal = refusal or grants.late_refusal(self.caller, seen)
         self._answering = True
         if refusal is not None or not self._begin_answer():
             self._task = self._connection.spawn(self._respond(refusal))
@@ -240,7 +238,5 @@ class KnownRequest(AnswerSender):
         self._released = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._grant is not None:
-            self._grant.release()
         self._share.give_back()
         self._middleware.lifecycle.active -= 1

@@ -22,7 +22,7 @@ from mataserver.http.protocol import HttpConnection, bad_request
 from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING, warn_of_body, warn_of_ignored
-from mataserver.http.revocation import GRANTS, REVOKED_REASON, check_not_revoked, is_watched
+from mataserver.http.revocation import REVOKED_REASON, check_not_revoked, is_watched, watch_caller
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.http.validity import is_valid
@@ -274,12 +274,8 @@ async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamRes
         if isinstance(protocol, HttpConnection) and not is_watched(request):
             protocol.close_websocket(UNAUTHORIZED, REVOKED_REASON)
 
-    grants = request.get(GRANTS)
-    if grants is None:
-        return await answer(request)
-    principal = request.get(auth.PRINCIPAL)
-    check_not_revoked(request, principal)
-    with grants.watch(principal, end):
+    check_not_revoked(request)
+    with watch_caller(request, end):
         return await answer(request)
 
 

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -48,10 +48,9 @@ class Revocations:
         self._revoked: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self.total = 0
 
-    def attach(self, request: web.Request) -> None:
+    def attach(self, request: web.Request, principal: Principal | None) -> None:
         """Let a request that has just been authenticated learn of its revocation."""
-        request[GRANTS] = self
-        request[REVOCATIONS_SEEN] = self.total
+        request[_GRANT] = _Grant(self, principal, self.total)
 
     @contextlib.contextmanager
     def watch(self, principal: Principal | None, end: Callable[[], None]) -> Iterator[None]:
@@ -94,6 +93,15 @@ class Revocations:
         if principal is not None and self.is_revoked_since(principal, seen):
             raise CredentialsRevoked
 
+    def late_refusal(self, principal: Principal, seen: int) -> CredentialsRevoked | None:
+        """Return the error for a body that came after its head, if the caller ended meanwhile.
+
+        ``seen`` was the ``total`` when the head was read.
+        """
+        has_expired = principal.until is not None and principal.until <= time.time()
+        is_over = has_expired or self.is_revoked_since(principal, seen)
+        return CredentialsRevoked() if is_over else None
+
     def is_revoked_since(self, principal: Principal, seen: int) -> bool:
         """Whether a principal was revoked after so many ``total``.
 
@@ -105,26 +113,36 @@ class Revocations:
         return any(principal.rests_on(each) for each in islice(reversed(self._revoked), since))
 
 
-GRANTS: web.RequestKey[Revocations] = web.RequestKey("grants")
-"""All ongoing operations, in an authenticated request."""
-REVOCATIONS_SEEN: web.RequestKey[int] = web.RequestKey("admitted", int)
-"""The number of revocations when a request was authenticated."""
+class _Grant(NamedTuple):
+    """The caller of an authenticated request, and the ``total`` of revocations until then."""
+
+    grants: Revocations
+    principal: Principal | None
+    seen: int
+
+
+_GRANT: web.RequestKey[_Grant] = web.RequestKey("grant", _Grant)
 _WATCHED: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
+def watch_caller(
+    request: web.Request, end: Callable[[], None]
+) -> contextlib.AbstractContextManager[None]:
+    """Call ``end()`` as ``Revocations.watch`` does; never without authentication."""
+    grant = request.get(_GRANT)
+    return contextlib.nullcontext() if grant is None else grant.grants.watch(grant.principal, end)
+
+
 @contextlib.contextmanager
-def watch_revocation(
-    request: web.Request, principal: Principal | None, end: Callable[[], None]
-) -> Iterator[None]:
-    """Call ``end()`` as ``Revocations.watch`` does; never without authentication.
+def watch_revocation(request: web.Request, end: Callable[[], None]) -> Iterator[None]:
+    """Call ``end()`` as ``watch_caller`` does, for a handler that then ends by itself.
 
     At once if the credentials were revoked while the handler waited for something else.
     """
     request[_WATCHED] = True
-    grants = request.get(GRANTS)
-    with contextlib.nullcontext() if grants is None else grants.watch(principal, end):
+    with watch_caller(request, end):
         try:
-            check_not_revoked(request, principal)
+            check_not_revoked(request)
         except CredentialsRevoked:
             end()
         yield
@@ -133,28 +151,6 @@ def watch_revocation(
 def is_watched(request: web.Request) -> bool:
     """Whether the handler ends by itself once the credentials become invalid."""
     return _WATCHED in request
-
-
-class LateGrant:
-    """The grant of a request whose body comes after its head, where no task waits for it."""
-
-    __slots__ = ("_holding", "_revoked")
-
-    def __init__(self, grants: Revocations, principal: Principal) -> None:
-        self._revoked = False
-        self._holding = contextlib.ExitStack()
-        self._holding.enter_context(grants.watch(principal, self._end))
-
-    def refusal(self) -> CredentialsRevoked | None:
-        """Return the error to answer with, if the credentials have become invalid."""
-        return CredentialsRevoked() if self._revoked else None
-
-    def release(self) -> None:
-        """Stop watching."""
-        self._holding.close()
-
-    def _end(self) -> None:
-        self._revoked = True
 
 
 class RevocableWait:
@@ -194,19 +190,19 @@ class RevocableWait:
             self._timeout = None
 
 
-def check_not_revoked(request: web.Request, principal: Principal | None) -> None:
+def check_not_revoked(request: web.Request) -> None:
     """Raise ``CredentialsRevoked`` if the caller was revoked since the request was authenticated.
 
     A handler may wait for something else before it reads the body.
     """
-    if (grants := request.get(GRANTS)) is not None:
-        grants.check(principal, request[REVOCATIONS_SEEN])
+    if (grant := request.get(_GRANT)) is not None:
+        grant.grants.check(grant.principal, grant.seen)
 
 
-def revocable_wait(
-    request: web.Request, principal: Principal | None
-) -> contextlib.AbstractContextManager[RevocableWait]:
+@contextlib.contextmanager
+def revocable_wait(request: web.Request) -> Iterator[RevocableWait]:
     """Create the turns that wait for the rest of a request while its credentials are valid."""
-    check_not_revoked(request, principal)
-    grants = request.get(GRANTS)
-    return contextlib.nullcontext(RevocableWait()) if grants is None else grants.watched(principal)
+    check_not_revoked(request)
+    wait = RevocableWait()
+    with watch_caller(request, wait.end):
+        yield wait

@@ -104,9 +104,7 @@ class ServiceSockets:
         request[ACCEPTED] = socket
         self._open.add(socket)
         try:
-            with watch_revocation(
-                request, request.get(PRINCIPAL), partial(self._close_revoked, socket)
-            ):
+            with watch_revocation(request, partial(self._close_revoked, socket)):
                 yield socket
         except ConnectionError:
             log.debug("a peer of a WebSocket is gone")

@@ -202,7 +202,7 @@ class StreamService(StatelessService):
         self._sessions.attach(session, channel.request_close)
         end = partial(channel.request_close, UNAUTHORIZED, REVOKED_REASON)
         try:
-            with watch_revocation(request, request[PRINCIPAL], end):
+            with watch_revocation(request, end):
                 return await channel.run()
         finally:
             self._sessions.detach(session, channel.request_close)

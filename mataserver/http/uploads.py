@@ -13,7 +13,6 @@ from multipart import MultipartSegment
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
-from mataserver.http.auth import PRINCIPAL
 from mataserver.http.content_encoding import IDENTITY
 from mataserver.http.forms import (
     FORM,
@@ -183,7 +182,7 @@ async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[byte
         raise over
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
-    with revocable_wait(request, request.get(PRINCIPAL)) as wait:
+    with revocable_wait(request) as wait:
         while True:
             if limits.idle:
                 deadline = loop.time() + limits.seconds
