@@ -16,7 +16,7 @@ import msgspec
 from mataserver import media
 from mataserver.contract.backend import LoadedPart
 from mataserver.contract.envelope import Envelope
-from mataserver.engines import scaling
+from mataserver.engines import loaded_model, scaling
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.failures import (
     MODEL_ERRORS,
@@ -34,7 +34,6 @@ from mataserver.engines.loaded_model import (
     open_session,
     open_stream,
 )
-from mataserver.engines.methods import ModelMethods
 from mataserver.engines.result_validation import validate_custom_result, validate_result
 from mataserver.engines.work import LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Failure
@@ -201,11 +200,11 @@ class ModelHost:
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model. Raises a ``MataError``."""
-        return ModelMethods(self._model, self._name).call(method, args, kwargs)
+        return loaded_model.call(self._model, self._name, method, args, kwargs)
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Iterate over a public generator method of the model. Raises a ``MataError``."""
-        yield from ModelMethods(self._model, self._name).stream(method, args, kwargs)
+        return loaded_model.stream(self._model, self._name, method, args, kwargs)
 
     def close(self) -> None:
         """Close all sessions, the model and its parts."""

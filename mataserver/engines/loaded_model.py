@@ -1,15 +1,26 @@
-"""What a plugin's ``load`` returned, and what its methods return that are called first."""
+"""What a plugin's ``load`` returned: its methods, and the checks of what they return."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mataserver.contract.backend import MAX_STEP_TIMEOUT, MODEL_METHODS, is_step_timeout
 from mataserver.engines import scaling
+from mataserver.engines.failures import (
+    MODEL_ERRORS,
+    client_error,
+    close_quietly,
+    invalid_result_failure,
+)
 from mataserver.engines.item_validation import InvalidResultError
-from mataserver.errors import MataError
+from mataserver.engines.result_validation import validate_result
+from mataserver.errors import MataError, NotFound
+from mataserver.results import RESULT_TYPES
 from mataserver.signatures import plain_call_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def check_model(model: object, name: str, task: str) -> None:
@@ -51,6 +62,46 @@ def as_results(given: object, count: int) -> list[Any]:
     if len(results) != count:
         raise InvalidResultError(f"{len(results)} results for {count} images")
     return results
+
+
+def call(model: Any, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a public method of a model for a service. Raises a ``MataError``."""
+    function = None if method.startswith("_") else getattr(model, method, None)
+    if not callable(function):
+        raise NotFound(f"The model has no method {method!r}")
+    try:
+        return _checked(function(*args, **kwargs), name)
+    except MODEL_ERRORS as error:
+        raise client_error(error, "The model failed", name) from error
+
+
+def stream(
+    model: Any, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[Any]:
+    """Iterate over a public generator method of a model. Raises a ``MataError``."""
+    items = call(model, name, method, args, kwargs)
+    try:
+        for item in items:
+            yield _checked(item, name)
+    except GeneratorExit:
+        raise
+    except MODEL_ERRORS as error:
+        raise client_error(error, "The model failed", name) from error
+    finally:
+        close_quietly(items)
+
+
+def _checked(value: Any, name: str) -> Any:
+    """Return a method's value; validate results of tasks in it, as those of requests are."""
+    if type(value) in {list, tuple} and any(isinstance(each, RESULT_TYPES) for each in value):
+        return type(value)([_checked(each, name) for each in value])
+    if not isinstance(value, RESULT_TYPES):
+        return value
+    tasks: tuple[str, ...] = getattr(value, "tasks", ())
+    try:
+        return validate_result(value, tasks[0])
+    except InvalidResultError as error:
+        raise MataError(invalid_result_failure(error, name).detail) from None
 
 
 def _problem_of_methods(model: object) -> str:

@@ -22,27 +22,12 @@ def private_bytes(pid: int) -> int:
 
     A process can deny access to its maps; then the estimate is all resident memory without a file.
     """
-    total = 0
     try:
-        with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as rollup:
-            for line in rollup:
-                if line.startswith(("Private_Clean", "Private_Dirty")):
-                    total += int(line.split()[1]) * _KB
+        return _figure(f"/proc/{pid}/smaps_rollup", "Private_Clean", "Private_Dirty") * _KB
     except PermissionError:
-        return _estimate_private_bytes(pid)
+        return _figure_or_0(f"/proc/{pid}/status", "RssAnon", "RssShmem") * _KB
     except (OSError, ValueError):
         return 0
-    return total
-
-
-def _estimate_private_bytes(pid: int) -> int:
-    """Return the world-readable estimate: resident anonymous and shared-segment memory."""
-    total = 0
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(("RssAnon", "RssShmem")):
-                total += int(line.split()[1]) * _KB
-    return total
 
 
 def process_tree(pid: int) -> list[int]:
@@ -94,9 +79,9 @@ def _ram_used(total: int) -> int:
         names = "memory.current", "memory/memory.usage_in_bytes"
         used, cached = max(_cgroup_figures(*names)), 0
         for path in ("memory.stat", "memory/memory.stat"):
-            cached += _kernel_figure(f"/sys/fs/cgroup/{path}", "inactive_file ")
+            cached += _figure_or_0(f"/sys/fs/cgroup/{path}", "inactive_file ")
         return max(0, used - cached)
-    return _machine_ram() - _kernel_figure("/proc/meminfo", "MemAvailable:") * _KB
+    return _machine_ram() - _figure_or_0("/proc/meminfo", "MemAvailable:") * _KB
 
 
 def _machine_ram() -> int:
@@ -112,12 +97,15 @@ def _cgroup_figures(*names: str) -> list[int]:
     return found or [_machine_ram()]
 
 
-def _kernel_figure(path: str, name: str) -> int:
-    """Return the figure of a line of a kernel's file; 0 without it."""
+def _figure(path: str, *names: str) -> int:
+    """Return the sum of the figures of the lines of a kernel's file that begin with ``names``."""
+    lines = Path(path).read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(names))
+
+
+def _figure_or_0(path: str, *names: str) -> int:
     with contextlib.suppress(OSError, ValueError):
-        for line in Path(path).read_text(encoding="ascii").splitlines():
-            if line.startswith(name):
-                return int(line.removeprefix(name).split()[0])
+        return _figure(path, *names)
     return 0
 
 

@@ -29,7 +29,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    ClassResolver = Callable[[str], type[Any]]
+    from mataserver.engines.plain_classes import ClassResolver
 
 _TUPLE, _SET, _ARRAY, _BYTES, _OBJECT = range(1, 6)
 _SCALAR_TYPES = frozenset({type(None), bool, int, float, str})

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import NotDispatchedError
 from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from mataserver.engines.work import Worker
 
 log = logging.getLogger("mataserver.pool")
@@ -30,6 +28,8 @@ class ReplicaTable:
         self.wanted = set(range(count))
         self.retiring: dict[int, asyncio.Event] = {}
         """For each index being retired: an event that is set once its load is zero."""
+        self.sessions: dict[str, int] = {}
+        """Maps each session to the index of the worker that holds its state."""
         self.suspects: set[int] = set()
         """Indices of workers that may be lost."""
 
@@ -74,6 +74,15 @@ class ReplicaTable:
             alive_indices = [i for i in alive_indices if i not in self.suspects] or alive_indices
         return min(alive_indices, key=lambda i: self.load[i])
 
+    def replica_of(self, session: str) -> int:
+        """Return a session's index; a new session gets the one with the fewest sessions."""
+        replica = self.sessions.get(session)
+        if replica is None:
+            counts = Counter(self.sessions.values())
+            replica = min(self.alive_indices(), key=lambda i: counts[i], default=0)
+            self.sessions[session] = replica
+        return replica
+
     def add(self) -> int:
         """Add an index and return it."""
         used = self.wanted | self.retiring.keys()
@@ -111,15 +120,3 @@ class ReplicaTable:
             self.load[index] -= 1
             if index in self.retiring and not self.load[index]:
                 self.retiring[index].set()
-
-    async def count_stream(
-        self, index: int, worker: Worker, items: AsyncGenerator[Any]
-    ) -> AsyncGenerator[Any]:
-        """Yield the items of a stream, counting it as one unit of load until its end."""
-        self.load[index] += 1
-        try:
-            async with contextlib.aclosing(items):
-                async for item in items:
-                    yield item
-        finally:
-            self.decrement_load(index, worker)

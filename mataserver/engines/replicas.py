@@ -11,10 +11,12 @@ closed. A replica that holds state of a session or of services is never retired.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.replica_table import ReplicaTable
 from mataserver.engines.restarts import Restarts
+from mataserver.engines.work import Outcome
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
 from mataserver.plugin_ends import ends_as_errors
@@ -22,7 +24,7 @@ from mataserver.plugin_ends import ends_as_errors
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.work import BatchCallback, Job, LoadReport, Outcome, Worker
+    from mataserver.engines.work import BatchCallback, Job, LoadReport, Worker
     from mataserver.engines.worker_errors import Death
 
 
@@ -37,8 +39,6 @@ class Replicas:
         self._start = start
         self._table = ReplicaTable(count)
         self._restarts = Restarts(self._start_replica, load_timeout)
-        self._session_replicas: dict[str, int] = {}
-        """Maps each session to the replica that holds its state."""
         self._callbacks: list[Callable[[Death], None]] = []
         self._is_suspect = False
         self._suspect_callbacks: list[Callable[[bool], None]] = []
@@ -111,12 +111,11 @@ class Replicas:
         """Yield text pieces, then the outcome."""
         index = self._replica_for(job)
         worker = self._table.worker(index)
-        items = self._restarts.reset_by_outcome(index, worker.generate(job))
-        return self._table.count_stream(index, worker, items)
+        return self._counted(index, worker, worker.generate(job))
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
-        index = self._session_replicas.pop(session, None)
+        index = self._table.sessions.pop(session, None)
         if index is not None and self._table.is_alive(index):
             await self._table.worker(index).close_session(session)
 
@@ -129,7 +128,21 @@ class Replicas:
     ) -> AsyncGenerator[Any]:
         """Yield the items of a public generator method on the first replica."""
         worker = self._table.worker(0)
-        return self._table.count_stream(0, worker, worker.stream(method, args, kwargs))
+        return self._counted(0, worker, worker.stream(method, args, kwargs))
+
+    async def _counted(
+        self, index: int, worker: Worker, items: AsyncGenerator[Any]
+    ) -> AsyncGenerator[Any]:
+        """Yield the items of a stream, counting it as one unit of load until its end."""
+        self._table.load[index] += 1
+        try:
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    if isinstance(item, Outcome):  # of a text: an answer of the worker
+                        self._restarts.reset_backoff(index)
+                    yield item
+        finally:
+            self._table.decrement_load(index, worker)
 
     async def memory(self) -> int:
         """Return the private memory of all replicas in bytes, 0 when unknown."""
@@ -154,7 +167,7 @@ class Replicas:
 
     async def shrink(self) -> bool:
         """Retire and close the least loaded replica; False if each holds state."""
-        stateful = {0, *self._session_replicas.values()}
+        stateful = {0, *self._table.sessions.values()}
         stateless = [i for i in self._table.alive_indices() if i not in stateful]
         if not stateless:
             return False
@@ -193,11 +206,7 @@ class Replicas:
             table.retiring[index].set()
             return
         table.workers[index] = None
-        self._session_replicas = {
-            session: replica
-            for session, replica in self._session_replicas.items()
-            if replica != index
-        }
+        table.sessions = {name: each for name, each in table.sessions.items() if each != index}
         if self.is_alive:
             self._set_suspect(index, suspect=False)
             self._restarts.restart(index, immediately=not death.is_model_fault)
@@ -211,19 +220,8 @@ class Replicas:
     def _replica_for(self, job: Job) -> int:
         """Return the replica for a job: only one of a session with state is bound to any."""
         if job.session and self.report.stateful:
-            return self._replica_of(job.session)
+            return self._table.replica_of(job.session)
         return self._table.least_loaded()
-
-    def _replica_of(self, session: str) -> int:
-        """Return a session's replica; a new session gets the one with the fewest sessions."""
-        replica = self._session_replicas.get(session)
-        if replica is None:
-            counts = [0] * len(self._table.workers)
-            for index in self._session_replicas.values():
-                counts[index] += 1
-            replica = min(self._table.alive_indices(), key=lambda i: counts[i], default=0)
-            self._session_replicas[session] = replica
-        return replica
 
 
 async def _close(worker: Worker) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Outcome
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 60.0
 """Back-off in seconds after an unexpected exit: the first, doubled each time, and the longest."""
@@ -41,16 +39,6 @@ class Restarts:
     def reset_backoff(self, index: int) -> None:
         """Record that a worker has answered: the next back-off is the first again."""
         self.backoffs[index] = FIRST_BACKOFF
-
-    async def reset_by_outcome(
-        self, index: int, items: AsyncGenerator[str | Outcome]
-    ) -> AsyncGenerator[str | Outcome]:
-        """Yield the items of a text; its outcome is an answer of the worker."""
-        async with contextlib.aclosing(items):
-            async for item in items:
-                if isinstance(item, Outcome):
-                    self.reset_backoff(index)
-                yield item
 
     def cancel(self) -> list[asyncio.Task[None]]:
         """Stop replacing; return the tasks that are being cancelled."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines import single_job, wire
 from mataserver.engines.work import Job
-from mataserver.engines.worker_errors import Failure
+from mataserver.engines.worker_errors import ABANDONED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Body, Outcome
 
 _READ_BYTES = 1 << 18
-CANCELLED = Failure(503, "The request was abandoned before it was answered")
 
 
 class ServerConnection:
@@ -88,7 +87,7 @@ class ServerConnection:
         """Whether a batch was cancelled; if so, answer it with a failure."""
         if request not in self._cancelled:
             return False
-        self.reply(wire.RequestFailed(request, CANCELLED))
+        self.reply(wire.RequestFailed(request, ABANDONED))
         return True
 
     def _jobs(self, message: wire.Infer, received: wire.ReceivedMessage) -> list[Job]:

@@ -15,6 +15,7 @@ import msgspec
 from mataserver.engines.model_thread import ModelThread
 from mataserver.engines.watchdog import Watchdog, check_interval
 from mataserver.engines.worker_errors import (
+    ABANDONED,
     Death,
     DecodeTimeoutError,
     NotDispatchedError,
@@ -96,7 +97,7 @@ class ThreadWorker:
 
         def infer() -> list[Outcome]:
             if is_cancelled:
-                raise Unavailable("The request was abandoned before it was answered")
+                raise ABANDONED.error(Unavailable)
             return self._host.infer(jobs)
 
         def pass_outcomes(outcomes: Any, error: Exception | None) -> None:

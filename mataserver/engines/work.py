@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -154,17 +154,13 @@ class LoadReport(msgspec.Struct, frozen=True):
     streams: bool = False
 
 
-class BatchCallback(Protocol):
-    """Callback for the answer to a batch; called once, on the event loop."""
+BatchCallback: TypeAlias = "Callable[[list[Outcome] | MataError], None]"
+"""Receives the answer to a batch, once, on the event loop: one outcome per job, or an error.
 
-    def __call__(self, answer: list[Outcome] | MataError, /) -> None:
-        """Receive one outcome per job, or an error.
-
-        The error is ``WorkerDied`` if the worker died; ``DecodeTimeoutError`` if one image of the
-        batch, ``MemoryLimitError`` if the batch, and ``WorkerReplacedError`` if another batch is
-        why it was replaced.
-        """
-        ...
+The error is ``WorkerDied`` if the worker died; ``DecodeTimeoutError`` if one image of the batch,
+``MemoryLimitError`` if the batch, and ``WorkerReplacedError`` if another batch is why it was
+replaced.
+"""
 
 
 class Worker(Protocol):

@@ -27,7 +27,6 @@ from mataserver.engines.zygote_handle import STOP_GRACE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mataserver.engines.replies import Reply
     from mataserver.engines.work import Assignment, BatchCallback, Job, LoadReport
     from mataserver.errors import MataError
 
@@ -110,8 +109,9 @@ class ProcessWorker(asyncio.Protocol):
         """Run one batch; the child is killed if it hangs."""
         if not self.is_alive:
             raise NotDispatchedError
-        on_reply = functools.partial(_pass_outcomes, len(jobs), callback)
-        return functools.partial(self._cancel_batch, self._connection.send_batch(jobs, on_reply))
+        count = len(jobs)
+        request = self._connection.send_batch(jobs, lambda r: callback(read_batch(r, count)))
+        return functools.partial(self._cancel_batch, request)
 
     def _cancel_batch(self, request: int) -> None:
         if self.is_alive:
@@ -240,8 +240,3 @@ async def _watch_memory(pid: int, limit: int, over: Callable[[], None]) -> None:
 
 def _tree_bytes(pid: int) -> int:
     return sum(map(private_bytes, process_tree(pid)))
-
-
-def _pass_outcomes(count: int, callback: BatchCallback, reply: Reply | MataError) -> None:
-    """Validate a batch's reply and pass it on."""
-    callback(read_batch(reply, count))

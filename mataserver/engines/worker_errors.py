@@ -44,6 +44,10 @@ class Failure(msgspec.Struct, frozen=True):
         return error
 
 
+ABANDONED = Failure(503, "The request was abandoned before it was answered")
+"""The failure of a job that was cancelled before its turn."""
+
+
 class JobFailed(MataError):
     """The model rejected this one job, or failed on it; its worker continues."""
 

@@ -13,19 +13,21 @@ import os
 import pickle
 import select
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver import media
 from mataserver.engines import wire
 from mataserver.engines.arena import WorkerArena
-from mataserver.engines.decode_watchdog import DecodeWatchdog
 from mataserver.engines.host import DecodedJob, ModelHost
 from mataserver.engines.memory import keep_freed_memory, private_bytes
-from mataserver.engines.server_connection import CANCELLED, ServerConnection
+from mataserver.engines.server_connection import ServerConnection
+from mataserver.engines.watchdog import check_interval
 from mataserver.engines.work import Job
-from mataserver.engines.worker_errors import Failure
+from mataserver.engines.worker_errors import ABANDONED, Failure
 from mataserver.engines.worker_streams import WorkerStreams
 from mataserver.engines.worker_threads import FAILED, WorkerThreads, WorkItem
 from mataserver.errors import MataError
@@ -60,7 +62,12 @@ class ModelProcess:
         self._threads = WorkerThreads(
             connection, self._to_work_item, self._decode, decode_threads - 1
         )
-        DecodeWatchdog(decode_timeout, self._report_timeout, self._report_waiting)
+        threading.Thread(
+            target=self._watch_decoding,
+            args=(decode_timeout,),
+            name="decode watchdog",
+            daemon=True,
+        ).start()
 
     def run(self) -> None:
         """Serve until the server sends ``Stop``."""
@@ -101,10 +108,26 @@ class ModelProcess:
             return lambda _: self._host.close_session(message.session)
         raise ValueError(f"a worker does not handle {type(message).__name__}")
 
-    # callbacks of the decode watchdog
+    # the decode watchdog
+
+    def _watch_decoding(self, limit: float) -> None:
+        """Report, once, a thread that decodes for over ``limit`` seconds.
+
+        Decoders cannot be interrupted, and a picture can block one long. Decoding has a clock
+        separate from the model's: the server kills a worker that exceeds it, blames the picture,
+        and moves the other requests to the next worker.
+        """
+        while True:
+            time.sleep(check_interval(limit))
+            found = media.decoding()
+            latest_start = time.monotonic() - limit
+            for thread, since in found.items():
+                if since < latest_start:
+                    self._report_timeout(thread)
+                    return
+            self._report_waiting(set(found))
 
     def _report_timeout(self, thread: int) -> None:
-        """Report the job whose image a thread is stuck on; the server then kills this process."""
         job = self._host.job_in_decoding(thread)
         request, index = (self._threads.request, 0) if job is None else job.position
         self._connection.reply(wire.DecodeTimedOut(request, index))
@@ -123,7 +146,7 @@ class ModelProcess:
 
     def _decode(self, job: Job) -> DecodedJob:
         if self._connection.is_cancelled(job.position[0]):
-            return DecodedJob(job, failure=CANCELLED)
+            return DecodedJob(job, failure=ABANDONED)
         return self._host.decode(job)
 
     def _forward(self, request: int, batch: list[DecodedJob]) -> None:

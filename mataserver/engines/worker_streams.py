@@ -37,7 +37,7 @@ class WorkerStreams:
         if isinstance(message, wire.OpenStream):
             self._streams[message.id] = self._open(parts)
         else:
-            self._run_and_reply(
+            self._reply_with(
                 message.id,
                 lambda: self._host.call(*payload.unpack(parts, plain_classes.resolve_trusted)),
             )
@@ -52,13 +52,9 @@ class WorkerStreams:
 
     def advance(self, stream: int) -> None:
         """Reply with a stream's next item, or its end."""
-        end = object()
         items = self._streams.get(stream, iter(()))
-        value = self._run_and_reply(stream, lambda: next(items, end), sentinel=end)
-        if value is end or isinstance(value, Failure):
+        if not self._reply_with(stream, lambda: next(items)):
             self._streams.pop(stream, None)
-        if value is end:
-            self._connection.reply(wire.StreamEnded(stream))
 
     def cancel(self, stream: int) -> None:
         """Close a stream."""
@@ -66,24 +62,21 @@ class WorkerStreams:
         if items is not None:
             items.close()  # type: ignore[attr-defined]
 
-    def _run_and_reply(
-        self, request: int, function: Callable[[], Any], sentinel: object = None
-    ) -> Any:
-        """Run ``function``, reply with its value or failure, and return either."""
+    def _reply_with(self, request: int, function: Callable[[], Any]) -> bool:
+        """Reply with what ``function`` returns; return False if that is a failure or the end."""
         try:
-            value = function()
-            if value is not sentinel or sentinel is None:
-                self._send_value(request, value)
+            self._send_value(request, function())
+        except StopIteration:
+            self._connection.reply(wire.StreamEnded(request))
         except MataError as error:
-            failure = Failure.of(error)
-            self._connection.reply(wire.RequestFailed(request, failure))
-            return failure
+            self._connection.reply(wire.RequestFailed(request, Failure.of(error)))
         except Exception:
             log.exception("an answer could not be sent")
             failure = Failure(500, "The model returned something that cannot be sent")
             self._connection.reply(wire.RequestFailed(request, failure))
-            return failure
-        return value
+        else:
+            return True
+        return False
 
     def _send_value(self, request: int, value: object) -> None:
         """Send the value of a call or a stream; a job's outcome is sent like a batch's."""

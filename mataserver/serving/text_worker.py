@@ -11,10 +11,11 @@ import contextlib
 import functools
 import logging
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from mataserver.engines.work import Outcome
-from mataserver.engines.worker_errors import undispatched_error
+from mataserver.engines.worker_errors import ABANDONED, undispatched_error
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class TextWorker:
             text_job.task.cancel()
         elif text_job in self._waiting:
             self._waiting.remove(text_job)
-            text_job.callback(_abandoned())
+            text_job.callback(ABANDONED.error(Unavailable))
 
     async def _run(self, job: Job) -> list[Outcome] | MataError:
         answer: list[Outcome] | MataError = MataError("The model failed")
@@ -98,7 +99,7 @@ class TextWorker:
 
     def _on_done(self, text_job: _TextJob, task: asyncio.Task[list[Outcome] | MataError]) -> None:
         self._running -= 1
-        answer = _abandoned() if task.cancelled() else task.result()
+        answer = ABANDONED.error(Unavailable) if task.cancelled() else task.result()
         text_job.callback(answer)
         if not self._worker.is_alive:
             self._fail_waiting(answer)
@@ -111,14 +112,10 @@ class TextWorker:
             text_job.callback(undispatched_error(answer))
 
 
+@dataclass(slots=True, eq=False)
 class _TextJob:
     """A job, who wants its outcome, and the task that runs it once its turn has come."""
 
-    def __init__(self, job: Job, callback: BatchCallback) -> None:
-        self.job = job
-        self.callback = callback
-        self.task: asyncio.Task[list[Outcome] | MataError] | None = None
-
-
-def _abandoned() -> MataError:
-    return Unavailable("The request was abandoned before it was answered")
+    job: Job
+    callback: BatchCallback
+    task: asyncio.Task[list[Outcome] | MataError] | None = None
