@@ -6,14 +6,14 @@ import contextlib
 import errno
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from mataserver.config import PREFIX
 from mataserver.errors import MataError, shortage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 _NO_DIRECTORIES = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
@@ -30,6 +30,22 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, prefix: str, suffix: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """Yield a new file to write, readable by our own user only, and its path.
+
+    It is removed if the context fails: else a full disk would collect one each time.
+    """
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

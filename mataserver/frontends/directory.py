@@ -11,20 +11,20 @@ import errno
 import os
 import re
 import secrets
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 from yarl import URL
 
+from mataserver.config.storage import temporary_file
 from mataserver.frontends.resource_ids import TAG_DIGITS, qualified_id, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from mataserver.frontends.resource_ids import ResourceIds
 
@@ -189,12 +189,15 @@ class FrontendDirectory:
 def _join(folder: Path) -> tuple[bytes, str]:
     """Return the shared secret, which the first front-end creates, and a newly acquired tag."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        made = _write_temporary(folder, secrets.token_bytes(SECRET_BYTES), durable=True)
-        try:
-            os.link(made, folder / SECRET)  # whole, or not at all
-        finally:
-            made.unlink()
+    with (
+        contextlib.suppress(FileExistsError),
+        temporary_file(folder, "", _TEMPORARY) as (file, made),
+    ):
+        file.write(secrets.token_bytes(SECRET_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        os.link(made, folder / SECRET)  # whole, or not at all
+        made.unlink()
     secret = (folder / SECRET).read_bytes()
     if len(secret) != SECRET_BYTES:  # with an empty one, anyone could sign
         raise OSError(errno.EINVAL, "damaged: remove it and start all front-ends anew", SECRET)
@@ -223,28 +226,10 @@ def _remove_stale(folder: Path, until: float) -> None:
 
 def _write(path: Path, entry: FrontendEntry) -> None:
     """Replace a file atomically; not durably, as it is rewritten every second."""
-    made = _write_temporary(path.parent, msgspec.json.encode(entry))
-    try:
+    with temporary_file(path.parent, "", _TEMPORARY) as (file, made):
+        file.write(msgspec.json.encode(entry))
+        file.flush()
         made.replace(path)
-    except BaseException:
-        made.unlink()
-        raise
-
-
-def _write_temporary(folder: Path, content: bytes, *, durable: bool = False) -> Path:
-    """Return a new file, readable by our own user only; a durable one survives a power failure."""
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=_TEMPORARY)
-    made = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-    except BaseException:
-        made.unlink()  # else a full disk would collect one each second
-        raise
-    return made
 
 
 def _read(folder: Path) -> dict[str, FrontendEntry | None]:

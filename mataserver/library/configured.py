@@ -52,31 +52,28 @@ class ConfiguredModels:
         name, task, known = setting.model, setting.task, self._catalog.entries().get(setting.model)
         if setting.path is not None and task is not None and (known is None or known.path):
             self._add_path(name, task, Path(setting.path), known)
-        elif known is None:
-            if task is None:
-                meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
-                raise MataError(
-                    f"models: {name} is not registered: give its task, or pull it{meant}"
-                )
-            provided = self._plugins.pip_backend(name)
-            if provided is not None and self._plugins.find_backend(ModelFiles(name, "pip"), task):
-                provided.check_installed()
-                self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
-            elif cache.cached(name) is not None:
-                entry = Entry(task=task, source="hf", pulled_at=time.time())
+        elif known is None and task is None:
+            raise self._missing(name, "is not registered: give its task, or pull it")
+        elif known is None and task is not None:
+            entry = self._find(name, task)
+            if entry is not None:
                 self._catalog.match(weights.files(name, entry), task)
                 self._registry.add(name, entry)
-            elif (pulled := self._pulled(name, task)) is not None:
-                self._catalog.match(weights.files(name, pulled), task)
-                self._registry.add(name, pulled)
-            elif provided is None:
-                meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
-                raise MataError(
-                    f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
-                )
+            elif self._plugins.pip_backend(name) is None:
+                raise self._missing(name, f"is not here: mataserver pull {name} --task {task}")
 
-    def _pulled(self, name: str, task: str) -> Entry | None:
-        """Return the entry of a model that was pulled from a plugin's source before."""
+    def _missing(self, name: str, problem: str) -> MataError:
+        known = [*self._catalog.entries(), *self._plugins.pip_names]
+        return MataError(f"models: {name} {problem}{similar(name, known)}")
+
+    def _find(self, name: str, task: str) -> Entry | None:
+        """Return an entry for a model that is present, from any source, None if it is not."""
+        provided = self._plugins.pip_backend(name)
+        if provided is not None and self._plugins.find_backend(ModelFiles(name, "pip"), task):
+            provided.check_installed()
+            return Entry(task=task, source="pip", pulled_at=time.time())
+        if cache.cached(name) is not None:
+            return Entry(task=task, source="hf", pulled_at=time.time())
         try:
             return cached_entry(name, task, self._plugins, self._registry)
         except MataError as error:

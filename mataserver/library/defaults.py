@@ -6,6 +6,7 @@ was installed later; and one that was removed stays removed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -17,7 +18,6 @@ from mataserver.errors import MataError
 from mataserver.library.registry import Entry
 
 if TYPE_CHECKING:
-    import contextlib
     from pathlib import Path
 
     from mataserver.config import Settings
@@ -28,37 +28,29 @@ DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
 """Backends whose weights come with their packages."""
 
 FILE = "registered_defaults"
+"""One name per line; append-only, so that several processes may write at once."""
 
 log = logging.getLogger("mataserver.catalog")
 
 
-class RegisteredDefaults:
-    """The defaults already registered: one name per line of a file in the data directory.
+def _unregistered(path: Path) -> list[str]:
+    """Return the defaults not registered yet. Raises ``MataError``."""
+    registered: list[str] = []
+    with (
+        os_errors_as("could not read which defaults were registered", path),
+        contextlib.suppress(FileNotFoundError),
+    ):
+        registered = path.read_text(encoding="utf-8", errors="replace").split()
+    return [name for name in DEFAULTS if name not in registered]
 
-    The file is append-only, so that several processes may write at once.
-    """
 
-    def __init__(self, data_path: Path) -> None:
-        self._path = data_path / FILE
-
-    def unregistered(self) -> list[str]:
-        """Return the defaults not registered yet. Raises ``MataError``."""
-        with self._os_errors("read"):
-            try:
-                registered = set(self._path.read_text(encoding="utf-8", errors="replace").split())
-            except FileNotFoundError:
-                registered = set()
-        return [name for name in DEFAULTS if name not in registered]
-
-    def add(self, name: str) -> None:
-        """Record a default as registered. Raises ``MataError``."""
-        with self._os_errors("write"):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(name + "\n")
-
-    def _os_errors(self, verb: str) -> contextlib.AbstractContextManager[None]:
-        return os_errors_as(f"could not {verb} which defaults were registered", self._path)
+def record(data_path: Path, name: str) -> None:
+    """Record a default as registered. Raises ``MataError``."""
+    path = data_path / FILE
+    with os_errors_as("could not write which defaults were registered", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(name + "\n")
 
 
 def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
@@ -78,8 +70,8 @@ def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> li
 
 
 def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
-    registered, added = RegisteredDefaults(registry.path.parent), []
-    for name in registered.unregistered():
+    data_path, added = registry.path.parent, []
+    for name in _unregistered(data_path / FILE):
         provided = plugins.pip_backend(name)
         if provided is None or provided.missing:
             continue
@@ -87,7 +79,7 @@ def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
             task = _task(settings, plugins, name, provided.backend.task)
             registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             added.append(name)
-        registered.add(name)
+        record(data_path, name)
     return added
 
 

@@ -61,7 +61,7 @@ class ModelPlan:
     @property
     def uses_gpu(self) -> bool:
         """Whether it, or a part of it, uses a GPU if there is one."""
-        return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())
+        return any(each.backend.gpu for each in self.with_parts)
 
     def params(self, given: Any, max_tokens: int, *, text: bool = False) -> Params:
         """Parse the parameters of an inference: the only place where that happens.
@@ -93,11 +93,6 @@ class ModelPlan:
         if chosen == "auto":
             chosen = self.backend.engine if preferred == "auto" else preferred
         return chosen
-
-    @property
-    def names(self) -> set[str]:
-        """The names of the model and all its parts."""
-        return {self.spec.name}.union(*(part.names for part in self.parts.values()))
 
     @property
     def key(self) -> tuple[str, str]:

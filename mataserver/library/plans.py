@@ -68,7 +68,8 @@ class ModelPlans:
         if cached is None or not self._is_unchanged(cached):
             plan = self._make_plan(name, entry, task or entry.task)
             entries = self._models.entries()
-            involved = {each: entries[each] for each in plan.names if each in entries}
+            names = {each.spec.name for each in plan.with_parts}
+            involved = {each: entries[each] for each in names if each in entries}
             cached = self._cache[name, task] = _CachedPlan(involved, plan)
         cached.checked_at = now
         return cached.plan

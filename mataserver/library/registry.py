@@ -11,19 +11,18 @@ import contextlib
 import fcntl
 import math
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mataserver.config.storage import os_errors_as, sync
+from mataserver.config.storage import os_errors_as, sync, temporary_file
 from mataserver.contract.source import SOURCE_NAME
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 VERSION = 1
 _TEMPORARY = ".tmp"
@@ -163,22 +162,15 @@ class Registry:
         content = msgspec.json.format(content, indent=2) + b"\n"
         with self._os_errors("write"):
             self._remove_temporary_files()
-            descriptor, name = tempfile.mkstemp(
-                dir=self.path.parent, prefix=self.path.name + ".", suffix=_TEMPORARY
-            )
-            temporary = Path(name)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    self._keep_mode(descriptor)
-                    self._give_to_owner(descriptor)
-                    os.fsync(descriptor)
-                    signature = _signature_of(os.fstat(descriptor))
+            new = temporary_file(self.path.parent, self.path.name + ".", _TEMPORARY)
+            with new as (file, temporary):
+                file.write(content)
+                file.flush()
+                self._keep_mode(file.fileno())
+                self._give_to_owner(file.fileno())
+                os.fsync(file.fileno())
+                signature = _signature_of(os.fstat(file.fileno()))
                 temporary.replace(self.path)
-            except BaseException:
-                temporary.unlink()
-                raise
             self._cached = (signature, models)
             sync(self.path.parent)
 

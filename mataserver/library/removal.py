@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from mataserver.library.defaults import DEFAULTS, RegisteredDefaults
+from mataserver.library import defaults
 
 if TYPE_CHECKING:
     from mataserver.library.registry import Entry, Registry
@@ -29,9 +29,9 @@ def remove(name: str, registry: Registry) -> Entry | None:
     entry, data_path = registry.get(name), registry.path.parent
     if entry is None:
         return None
-    if name in DEFAULTS:
+    if name in defaults.DEFAULTS:
         # If it was registered by other means: it must not return as a default.
-        RegisteredDefaults(data_path).add(name)
+        defaults.record(data_path, name)
     if not registry.remove(name):
         return None
     discard_converted(entry, registry)

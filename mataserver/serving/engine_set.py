@@ -133,12 +133,8 @@ class EngineSet:
             log=logging.getLogger(f"mataserver.engine.{spec.name}"),
             process=lambda: self.get("process"),
         )
-        try:
+        with _start_failures(spec.name):
             made = spec.make(context)
-        except MataError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise _failure(spec.name, error) from error
         for method in ("start", "close"):
             if not inspect.iscoroutinefunction(getattr(made, method, None)):
                 raise MataError(
@@ -198,15 +194,17 @@ def _unknown(name: str, plugins: Plugins, place: str) -> MataError:
 
 
 def _open(name: str, engine: Any) -> None:
-    if hasattr(engine, "open"):
-        try:
+    with _start_failures(name):
+        if hasattr(engine, "open"):
             engine.open()
-        except MataError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise _failure(name, error) from error
 
 
-def _failure(name: str, error: Exception | SystemExit) -> MataError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return MataError(f"the engine {name} cannot start: {reason}")
+@contextlib.contextmanager
+def _start_failures(name: str) -> Iterator[None]:
+    try:
+        yield
+    except MataError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MataError(f"the engine {name} cannot start: {reason}") from error

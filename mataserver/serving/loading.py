@@ -11,8 +11,8 @@ from mataserver.errors import MataError, Unavailable, shortage_error
 from mataserver.serving import text_worker
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
-from mataserver.serving.lasting_failure import LastingFailure
 from mataserver.serving.residency import shutdown_error
+from mataserver.serving.slots import LastingFailure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

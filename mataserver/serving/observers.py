@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from mataserver.logs import RateLimitedLog
@@ -61,27 +60,24 @@ class _Queue:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._events: deque[ResultEvent] = deque(maxlen=QUEUE_LENGTH)
-        self._available = asyncio.Event()
+        self._events: asyncio.Queue[ResultEvent] = asyncio.Queue(QUEUE_LENGTH)
         # A failing hook fails on every frame: ten lines a second would flood the log.
         self._failures = RateLimitedLog(log, LOG_INTERVAL)
 
     def put(self, event: ResultEvent) -> bool:
         """Add an event; return False if it displaced another."""
-        room = len(self._events) < QUEUE_LENGTH
-        self._events.append(event)
-        self._available.set()
-        return room
+        displaced = self._events.full()
+        if displaced:
+            self._events.get_nowait()
+        self._events.put_nowait(event)
+        return not displaced
 
     async def deliver(self, on_result: OnResult) -> None:
         """Deliver events to the service forever; log its exceptions, once a minute."""
         while True:
-            while not self._events:
-                self._available.clear()
-                await self._available.wait()
             try:
                 with ends_as_errors():
-                    await on_result(self._events.popleft())
+                    await on_result(await self._events.get())  # held no longer than it runs
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything
                 kind = type(error).__name__
                 line = f"on_result() of the plugin {self.name} failed: {kind}: {error}"

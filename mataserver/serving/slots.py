@@ -1,22 +1,26 @@
-"""The model pool's records: a slot per model, and the policy."""
+"""The model pool's records: a slot per model, its last failure, and the policy."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mataserver.engines.replicas import Replicas
+from mataserver.engines.worker_errors import Failure
+from mataserver.sources import local
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from mataserver.engines.work import Worker
+    from mataserver.errors import MataError
     from mataserver.library.plan import ModelPlan
     from mataserver.serving.batching import Batcher
-    from mataserver.serving.lasting_failure import LastingFailure
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -47,6 +51,42 @@ class PoolPolicy:
     def is_remote(self, slot: Slot) -> bool:
         """Whether a model's workers run on other machines, and use none of this one's memory."""
         return self.is_remote_engine(slot.plan.engine(self.engine))
+
+
+@dataclass(frozen=True, slots=True)
+class LastingFailure:
+    """Why a model failed to load, valid while its inputs are unchanged.
+
+    ``until`` is on the pool's clock: inputs that are not observed, such as a driver or a system
+    program, are retried then.
+    """
+
+    plan: ModelPlan
+    fingerprint: tuple[str, ...]
+    failure: Failure
+    until: float
+
+    @classmethod
+    async def of(cls, plan: ModelPlan, error: MataError, until: float) -> LastingFailure:
+        """Record a failed load."""
+        taken = await asyncio.to_thread(_fingerprint, plan)
+        return cls(plan, taken, Failure.of(error), until)
+
+    async def check(self, plan: ModelPlan, now: float) -> None:
+        """Raise the load's failure, if the load would fail again."""
+        if self.plan != plan or now >= self.until:
+            return
+        if await asyncio.to_thread(_fingerprint, plan) == self.fingerprint:
+            raise self.failure.error()
+
+
+def _fingerprint(plan: ModelPlan) -> tuple[str, ...]:
+    """Return the editions of a load's inputs: of the model's files, and of the packages.
+
+    A package directory changes when a package is installed or removed. Blocking.
+    """
+    paths = [each.spec.path for each in plan.with_parts if each.spec.path is not None]
+    return (*map(local.edition_of, paths), *(local.stamp(Path(place)) for place in sys.path))
 
 
 class Slot:
