@@ -12,6 +12,7 @@ calls ``load`` with a ``ModelSpec`` and a ``LoadContext``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ from mataserver.params.table import Params
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -42,7 +43,7 @@ def is_step_timeout(given: Any) -> bool:
     """Whether these are seconds that one step may take; NumPy's numbers are, too."""
     try:
         return 0 <= float(given) <= MAX_STEP_TIMEOUT
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -115,6 +116,20 @@ class LoadedPart:
 
     asked = params_with
     """Former name."""
+
+    @property
+    def labels(self) -> list[str] | None:
+        """All labels that a detector states; None if it states none, or what are no texts.
+
+        A mapping, as from the numbers of its classes, states its values.
+        """
+        stated = getattr(self.model, "labels", None)
+        if isinstance(stated, Mapping):
+            stated = stated.values()
+        if isinstance(stated, str) or not isinstance(stated, Iterable):
+            return None
+        found = list(stated)
+        return found if all(isinstance(each, str) for each in found) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class PersonDetector:
 
         Raises ``MataError`` for a detector that states its labels, and has no such one.
         """
-        labels = getattr(part.model, "labels", None)
+        labels = part.labels
         if labels is not None and label.casefold() not in {each.casefold() for each in labels}:
             known = ", ".join(labels[:_SHOWN_LABELS])
             raise MataError(

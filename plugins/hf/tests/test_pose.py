@@ -195,10 +195,11 @@ def test_the_label_of_a_person_is_a_setting(estimator, picture):
     assert [(each.label, each.confidence) for each in result.keypoints] == [("person", 0.9)]
 
 
-def test_a_detector_without_people_is_refused(estimator):
+@pytest.mark.parametrize("labels", [["dog", "Person"], {0: "dog", 1: "Person"}])
+def test_a_detector_without_people_is_refused(estimator, labels):
     """One that states its labels, none of them a person, would find nobody in any image."""
     found = Planned()
-    found.labels = ["dog", "Person"]
+    found.labels = labels
     estimator("vitpose", found)
     said = r"person_label: the detector of people has no label 'human'; it has dog, Person$"
     with pytest.raises(MataError, match=said):

@@ -72,9 +72,9 @@ class Tracker:
         self._clock = clock
 
     @property
-    def labels(self) -> Sequence[str] | None:
+    def labels(self) -> list[str] | None:
         """The detector's labels, if it states them."""
-        return getattr(self._detector.model, "labels", None)
+        return self._detector.labels
 
     @property
     def input_size(self) -> tuple[int, int] | None:

@@ -216,12 +216,15 @@ def test_other_classes_are_kept_from_the_tracker(tracker, script):
         assert stepped(session, 2)[-1] == expected
 
 
-def test_a_class_that_the_detector_does_not_have_is_refused(tracker, script):
+@pytest.mark.parametrize("labels", [["dog", "cat"], {0: "dog", 1: "cat"}])
+def test_a_class_that_the_detector_does_not_have_is_refused(tracker, script, labels):
     """A misspelt one would give an empty answer; without known labels any may be found."""
-    detector = script([[found("dog", 0.9, 0, 0)]] * 4)
+    detector = script([[found("dog", 0.9, 0, 0)]] * 6)
     wrong = TrackParams(classes=["dog", "catt"])
-    assert tracker(detector).predict([IMAGE], [wrong])[0].detections
-    detector.labels = ["dog", "cat"]
+    for unknown in (None, "dog", [1, 2], len):
+        detector.labels = unknown
+        assert tracker(detector).predict([IMAGE], [wrong])[0].detections
+    detector.labels = labels
     said = r"params.classes: the detector has no label 'catt'; it has dog, cat$"
     with pytest.raises(InvalidParams, match=said):
         tracker(detector).predict([IMAGE], [wrong])
