@@ -141,7 +141,7 @@ async def drain(runner: web.BaseRunner, composed: ComposedServer) -> None:
     for site in list(runner.sites):
         await site.stop()
     for session in composed.sessions.all():
-        for request_close in session.connections:
+        for request_close in tuple(session.connections):
             request_close(GOING_AWAY, "the server is shutting down")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds / 2):

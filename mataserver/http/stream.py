@@ -162,17 +162,26 @@ class StreamService(StatelessService):
         """Return the session to serve, or the close reason. The key is checked first."""
         if not known:
             return CloseReason(UNAUTHORIZED, "unauthorized")
+        caller = auth.caller(request)
         try:
-            session = self._sessions.get(session_id, auth.caller(request))
+            session = self._sessions.get(session_id, caller)
         except NotFound:
             return CloseReason(NO_SESSION, "invalid or expired session")
-        if session.camera is None and session.connections:
-            return CloseReason(POLICY, "the session has a connection already")
-        if len(session.connections) >= MAX_VIEWERS:
-            return CloseReason(POLICY, f"the camera has {MAX_VIEWERS} connections already")
+        if problem := self._lack_of_room(session, caller.id):
+            return CloseReason(POLICY, problem)
         if self._settings.lifecycle.is_draining:
             return CloseReason(GOING_AWAY, "the server is shutting down")
         return session
+
+    def _lack_of_room(self, session: Session, caller: str) -> str:
+        """Return why a session takes no further connection; nothing if it does."""
+        if session.camera is None:
+            return "the session has a connection already" if session.connections else ""
+        if len(session.connections) >= MAX_VIEWERS:
+            return f"the camera has {MAX_VIEWERS} connections already"
+        viewers = session.connections.values() if session.owner is None else ()
+        fair = self._sessions.exhausted_share(caller, viewers, MAX_VIEWERS)
+        return f"you have {fair} connections to the camera already" if fair else ""
 
     async def _serve(
         self, session: Session, socket: StreamSocket, request: web.Request
@@ -199,7 +208,7 @@ class StreamService(StatelessService):
     async def _run_attached(
         self, session: Session, channel: Channel, request: web.Request
     ) -> CloseReason:
-        self._sessions.attach(session, channel.request_close)
+        self._sessions.attach(session, channel.request_close, auth.caller(request).id)
         end = partial(channel.request_close, UNAUTHORIZED, REVOKED_REASON)
         try:
             with watch_revocation(request, end):

@@ -14,7 +14,7 @@ from mataserver.principals import ANONYMOUS
 from mataserver.serving.frames import FrameSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mataserver.metrics import Metrics
     from mataserver.params.table import Params
@@ -34,9 +34,9 @@ class Session(FrameSession):
     """A session: frames from client connections, or from a camera.
 
     Its counters cover its lifetime, across connections. With a ``camera`` it may have several
-    connections. A ``permanent`` session never expires. ``hold`` keeps its model in memory.
-    ``stream`` sends the pieces of a text as they are produced. ``owner`` is the id of the owning
-    principal, None for one of the configuration.
+    connections, each with the id of its caller. A ``permanent`` session never expires. ``hold``
+    keeps its model in memory. ``stream`` sends the pieces of a text as they are produced. ``owner``
+    is the id of the owning principal, None for one of the configuration.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Session(FrameSession):
         self.hold = hold
         self.used_clock = used_clock
         self.created_at = time.time()
-        self.connections: list[RequestClose] = []
+        self.connections: dict[RequestClose, str | None] = {}
         self.camera: Camera | None = None
         self.detached = asyncio.Event()
         self.permanent = False
@@ -82,7 +82,7 @@ class SessionStore:
     ) -> None:
         self._metrics = metrics
         self._limit = limit
-        self._fair = max(1, int(limit * share + 1e-9))  # 0.29 of 100 is 28.999…
+        self._share = share
         self.ttl = ttl
         self._ids = (held or ResourceIds()).of_kind(SESSIONS_KIND)
         self._clock = clock
@@ -138,15 +138,22 @@ class SessionStore:
         return session
 
     def _check_room(self, owner: str | None) -> None:
-        """Raise ``Unavailable`` if there are too many sessions, or too many of one owner.
-
-        Callers without keys are all the same one, so they have no share of their own.
-        """
+        """Raise ``Unavailable`` if there are too many sessions, or too many of one owner."""
         owners = [each.owner for each in self.all() if not each.permanent] + self._creating
         if len(owners) >= self._limit:
             raise Unavailable(f"Maximum concurrent sessions reached (limit: {self._limit})")
-        if owner not in {None, ANONYMOUS.id} and owners.count(owner) >= self._fair:
-            raise Unavailable(f"Maximum concurrent sessions of one caller reached ({self._fair})")
+        if fair := self.exhausted_share(owner, owners, self._limit):
+            raise Unavailable(f"Maximum concurrent sessions of one caller reached ({fair})")
+
+    def exhausted_share(self, caller: str | None, held: Iterable[str | None], limit: int) -> int:
+        """Return how many of ``limit`` one caller may hold, if this one does; else 0.
+
+        ``held`` are the callers that hold one each. Those without keys are all the same one, and
+        have no share of their own.
+        """
+        fair = max(1, int(limit * self._share + 1e-9))  # 0.29 of 100 is 28.999…
+        is_full = caller not in {None, ANONYMOUS.id} and list(held).count(caller) >= fair
+        return fair if is_full else 0
 
     def _check_name(self, name: str | None) -> None:
         """Raise ``Conflict`` if a session has that name."""
@@ -167,16 +174,18 @@ class SessionStore:
             for other in self._sessions.values()
         )
 
-    def attach(self, session: Session, request_close: RequestClose) -> None:
+    def attach(
+        self, session: Session, request_close: RequestClose, caller: str | None = None
+    ) -> None:
         """Register a socket of the session, which does not expire while it has one."""
         if not session.connections:
             self._metrics.connected.inc()
-        session.connections.append(request_close)
+        session.connections[request_close] = caller
         session.detached.clear()
 
     def detach(self, session: Session, request_close: RequestClose) -> None:
         """Unregister a socket; after the last one the ttl starts."""
-        session.connections.remove(request_close)
+        del session.connections[request_close]
         self.touch(session)
         if not session.connections:
             session.detached.set()
@@ -239,7 +248,7 @@ class SessionStore:
     async def _release(self, session: Session) -> None:
         # Close the sockets first: a frame after close_session would recreate the state in the
         # worker.
-        for request_close in session.connections:
+        for request_close in tuple(session.connections):
             request_close(NORMAL, "session deleted")
         if session.connections:
             await session.detached.wait()

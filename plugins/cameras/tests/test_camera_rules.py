@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 
@@ -17,8 +19,10 @@ from camera_peers import (
 )
 from camera_sources import HEIGHT, WIDTH, make_video
 from mataserver import ConfigError
+from mataserver.http.stream import MAX_VIEWERS
 from mataserver_cameras.messages import FrameMessage
 from stream_peers import (
+    closed_with,
     eventually,
     metric,
     session_info,
@@ -97,6 +101,39 @@ async def test_a_device_that_is_not_there(data_dir):
         detail = await told(http, 404, f"{PATH}/{name}/snapshot")
         assert detail == "The camera gives no frames: there is no such file or device"
         assert (await session_info(http, name))["camera"]["source"] == "/dev/video99"
+
+
+async def test_one_caller_has_a_share_of_the_viewers(data_dir, video):
+    """Of a camera of the configuration, which others want to see, too; its own is its alone."""
+    door = {"name": "door", "source": str(video), "model": "fake-detect"}
+    share = 2 / MAX_VIEWERS
+    settings = {"api_keys": ["first-key", "other-key"], "caller_share": share}
+    async with (
+        serving(data_dir, cameras=[door], camera_paths=["/"], **settings) as http,
+        contextlib.AsyncExitStack() as stack,
+    ):
+
+        async def look(key, name="door"):
+            shown = {"Authorization": f"Bearer {key}"}
+            return await stack.enter_async_context(
+                http.ws_connect(f"/v1/stream/{name}", headers=shown)
+            )
+
+        async def begun():
+            async with http.get(PATH, headers={"Authorization": "Bearer first-key"}) as response:
+                return await response.json()
+
+        await eventually(begun)
+        for key in settings["api_keys"]:
+            seen = [await look(key) for _ in range(2)]
+            refused = await look(key)
+            assert await closed_with(refused) == 1008
+            await results(seen[0], 1)
+        await seen[0].close()
+        await results(await look(key), 1)
+        own = await film(http, video)
+        for _ in range(3):
+            await results(await look(settings["api_keys"][0], own), 1)
 
 
 async def test_frames_that_are_too_large(data_dir, video):
