@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING, Generic
 
 import av
@@ -96,16 +97,16 @@ class Clip(Generic[Prepared]):
     @property
     def seconds(self) -> float:
         """The duration in seconds."""
-        return self._index.seconds
+        return float(self._index.seconds)
 
     @property
     def fps(self) -> float:
         """Frames per second, on average."""
-        return len(self) / self.seconds
+        return float(len(self) / self._index.seconds)
 
     def time(self, number: int) -> float:
         """Return the seconds from the first frame to the display of frame ``number``."""
-        return self._index.time(number, float(self._stream.time_base or 0))
+        return float(self._index.time(number, self._stream.time_base or Fraction()))
 
     def is_damaged(self, number: int) -> bool:
         """Whether frame ``number``, which was returned before, was replaced as damaged."""

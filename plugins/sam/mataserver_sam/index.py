@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
-_FALLBACK_RATE = 25.0
+_FALLBACK_RATE = Fraction(25)
 _BEFORE_ZERO = (
     "The video's first frame is before the file's time 0, where a Matroska file cannot be searched:"
     " convert it, for example with `ffmpeg -i FILE NEW.mp4`"
@@ -46,7 +47,8 @@ class Index:
 
     ``shown`` are timestamps in ascending order; empty when the container has no usable ones, and
     frames can only be counted from the first. ``keys`` are numbers of key frames, 0 the first of
-    them. ``seconds`` is the length; of frames that are counted ``places`` tells it, if given.
+    them. ``seconds`` is the length; of frames that are counted ``places`` tells it, if given. Times
+    are fractions: 3 frames at 10 a second would take 0.30000000000000004 s in floating point.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Index:
         count: int,
         shown: array[int],
         keys: array[int],
-        seconds: float,
+        seconds: Fraction,
         places: _Places | None = None,
     ) -> None:
         self._count = count
@@ -67,7 +69,7 @@ class Index:
         return self._count
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> Fraction:
         """From the first frame to the end of the last."""
         return self._places.time(self._count) if self._places else self._seconds
 
@@ -76,7 +78,7 @@ class Index:
         if self._places and timestamp is not None:
             self._places.begin(timestamp)
 
-    def time(self, number: int, tick: float) -> float:
+    def time(self, number: int, tick: Fraction) -> Fraction:
         """Return the seconds from the first frame to another; a timestamp counts ``tick``."""
         if self._shown:
             return (self._shown[number] - self._shown[0]) * tick
@@ -118,7 +120,7 @@ class _Places:
     reorders: it returns the first frame with a later one than the first packet's.
     """
 
-    def __init__(self, stamps: array[int], tick: float) -> None:
+    def __init__(self, stamps: array[int], tick: Fraction) -> None:
         self._stamps = stamps
         self._tick = tick
         self._step = _usual(after - before for before, after in pairwise(stamps))
@@ -128,7 +130,7 @@ class _Places:
         """Note the timestamp of the first frame."""
         self._first = min(bisect_left(self._stamps, timestamp), len(self._stamps) - 1)
 
-    def time(self, number: int) -> float:
+    def time(self, number: int) -> Fraction:
         """Return the seconds from the first frame to a frame, or to the end for their count.
 
         The last frames are at the usual distance from each other.
@@ -168,7 +170,7 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
         if _reliable(shown, count, container, stream)
         else _counted(decoded, count, stream)
     )
-    if index.seconds > limits.seconds:
+    if float(index.seconds) > limits.seconds:  # as exact as the limit
         raise BadRequest(f"The video is longer than {limits.seconds:g} s")
     return index
 
@@ -212,7 +214,7 @@ def _reliable(
 def _timed(shown: array[int], keys: array[int], longest: int, stream: av.VideoStream) -> Index:
     shown = array("q", sorted(shown))
     numbers = {0, *(bisect_left(shown, key) for key in keys)}
-    base = float(stream.time_base or 0)
+    base = stream.time_base or Fraction()
     spread = shown[-1] - shown[0]
     if not longest and len(shown) > 1:
         longest = spread // (len(shown) - 1)
@@ -225,17 +227,17 @@ def _counted(decoded: array[int], count: int, stream: av.VideoStream) -> Index:
 
     The rate that an AVI states may be many times its frames', with most places empty.
     """
-    tick = float(stream.time_base or 0)
+    tick = stream.time_base or Fraction()
     ascending = all(before < after for before, after in pairwise(decoded))
     places = _Places(decoded, tick) if tick and ascending and len(decoded) == count > 1 else None
     if places is None:
         steps = [after - before for before, after in pairwise(decoded)]
-        step = _usual(steps) * tick if steps else 0.0
+        step = _usual(steps) * tick if steps else Fraction()
         seconds = count * step if step > 0 else count / _rate(stream)
     else:
         seconds = places.time(count)
     return Index(count, array("q"), array("q", [0]), seconds, places)
 
 
-def _rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or _FALLBACK_RATE)
+def _rate(stream: av.VideoStream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or _FALLBACK_RATE

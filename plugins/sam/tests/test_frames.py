@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 from array import array
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -366,12 +367,29 @@ def test_a_video_without_a_frame_ends_in_time(movies, tmp_path, ticking):
         opened(path)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "avi"])
+def test_rates_and_lengths_are_exact(movies, tmp_path, ending):
+    """They are the nearest numbers: sums of a time base in floating point are some digits away."""
+    for rate, count in [(10, 3), (12, 7), (25, 17), (60, 31)]:
+        clip = opened(movies.write(tmp_path / f"{rate}.{ending}", count, "mpeg4", rate=rate))
+        assert (clip.fps, clip.seconds) == (rate, count / rate)
+        assert clip.time(count - 1) == (count - 1) / rate
+
+
+def test_a_video_of_just_the_longest_length_is_opened(movies, tmp_path):
+    """3 frames at 10 a second are 0.3 s, and not longer."""
+    path = movies.write(tmp_path / "short.mp4", 3, "mpeg4")
+    assert opened(path, seconds=0.3).seconds == 0.3
+    with pytest.raises(BadRequest, match=r"longer than 0\.29 s"):
+        opened(path, seconds=0.29)
+
+
 def test_an_index_finds_keys_and_numbers():
     """Numbers come from timestamps, an unknown one belongs to the frame before it."""
-    index = Index(5, array("q", [10, 20, 40, 50, 90]), array("q", [0, 3]), 1.0)
+    index = Index(5, array("q", [10, 20, 40, 50, 90]), array("q", [0, 3]), Fraction(1))
     assert [index.number(each, 0) for each in (None, 9, 10, 39, 90, 99)] == [-1, -1, 0, 1, 4, 4]
     assert [index.key(each) for each in range(5)] == [0, 0, 0, 3, 3]
     assert [index.timestamp(each) for each in (0, 3)] == [10, 50]
-    counted = Index(5, array("q"), array("q", [0]), 1.0)
+    counted = Index(5, array("q"), array("q", [0]), Fraction(1))
     assert (counted.is_counted, index.is_counted) == (True, False)
     assert (counted.number(7, 2), counted.key(4), counted.timestamp(4)) == (2, 0, 0)
