@@ -148,9 +148,12 @@ class Server:
                 it.read()
                 return
             if self.process.poll() is not None or time.monotonic() > until:
-                log = (self._bodies.folder / "server.log").read_text(errors="replace")
-                raise load.LoadError(f"{self.process.args!r} does not answer: {log[-2000:]}")
+                raise load.LoadError(f"{self.process.args!r} does not answer: {self._log()}")
             time.sleep(0.05)
+
+    def _log(self) -> str:
+        """Return the end of what the servers logged."""
+        return (self._bodies.folder / "server.log").read_text(errors="replace")[-2000:]
 
     def measure(self, question: Question, connections: int, effort: Effort) -> Sample:
         """Ask and return what it took. Raises ``LoadError`` when a request failed."""
@@ -160,7 +163,14 @@ class Server:
             self.tree.peak = 0.0
             with watched(self.tree):
                 begun = self.tree.cpu()
-                done = load.put(asked)
+                try:
+                    done = load.put(asked)
+                except load.LoadError as error:
+                    ended = self.process.poll()
+                    if ended is None:
+                        raise
+                    who, log = self.process.args, self._log()
+                    raise load.LoadError(f"{error}: {who!r} ended with {ended}: {log}") from error
                 cpu = self.tree.cpu() - begun
         it = done.outcome
         rate, each = it.requests / it.seconds, cpu / it.requests * 1e3
