@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ def chosen(names: list[str]) -> list[cases.Group]:
 
 def main() -> None:
     """Measure and report."""
+    # Servers that sleep would outlive this process: SIGTERM ends them, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     asked, begun = arguments(), time.monotonic()
     count = asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS)
     without = OTHERS if asked.without_peers else set(cases.TWICE) if asked.quick else set()
