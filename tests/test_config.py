@@ -245,11 +245,32 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("port: !!python/object/apply:os.getcwd []", ["mataserver.yaml cannot be read"]),
         ("port: *nothing", ["mataserver.yaml cannot be read", "undefined alias (a text that"]),
         ("plugins: " + "[" * 3000, ["mataserver.yaml is nested too deeply"]),
+        ("port: 010", ["port: YAML reads a number that begins with 0 as octal"]),
+        ("plugins: {fake: [1, -0_7]}", ["plugins.fake[1]: YAML reads a number that begins with 0"]),
+        ("keep_alive: 1:30", ["keep_alive: YAML reads numbers with : between them to the base"]),
+        ("models: [{model: a, keep_alive: 1:30.5}]", ["models[0].keep_alive: YAML reads numbers"]),
+        ("api_key: &secret", ["api_key: it has no value (a text that begins with & needs"]),
+        ("a: &secret  # of all", ["a: it has no value"]),
     ],
 )
 def test_yaml_is_strict_and_names_the_key(tmp_path, yaml, said):
     """An unknown, doubled or mistyped key is named with its path; nothing is executed."""
     complaint(tmp_path, yaml=yaml, said=["configuration: ", *said])
+
+
+def test_other_numbers_of_yaml_work(tmp_path):
+    """Hexadecimal ones, and with underscores, are what they look like; so are texts in quotes."""
+    yaml = "port: 0x1F90\nmax_body_mb: 1_000\nkeep_alive: 0.5\napi_key: '0123:45'"
+    made = load(tmp_path, yaml=yaml)
+    assert (made.port, made.max_body_mb, made.keep_alive) == (8080, 1000, 0.5)
+    assert made.api_key == "0123:45"
+
+
+@pytest.mark.parametrize("key", ["&pa55word", "5577:55", "055_7755"])
+def test_a_value_that_is_read_otherwise_is_not_shown(tmp_path, key):
+    """It may be a password without quotes."""
+    for yaml in (f"api_key: {key}", f"api_keys: [{key}]"):
+        assert "55" not in complaint(tmp_path, yaml=yaml, said=["quotes", "api_key"])
 
 
 @pytest.mark.parametrize("key", ["*pa55word", "!pa55word 1", "&pa55word 1, &pa55word 2", "!pa!55"])

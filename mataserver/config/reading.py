@@ -33,6 +33,7 @@ STRUCTURED = frozenset({"models", "plugins"})
 """Settings that no environment variable can set."""
 _UNQUOTED = re.compile(r"\b(alias|anchor|tag|tag handle) (['\"]).*\2")
 """What YAML takes for a name of its own; it may be a password."""
+_OCTAL = re.compile(r"[-+]?0[0-9_]")
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, used where ours are not set."""
 
@@ -122,7 +123,7 @@ def _yaml(path: Path | None) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
+        _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader), "", set(), text)
         content = yaml.safe_load(text)
     except RecursionError:
         raise ConfigError(f"configuration: {path.name} is nested too deeply") from None
@@ -140,11 +141,18 @@ def _yaml(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _check_duplicate_keys(node: yaml.Node | None, where: str, seen: set[int]) -> None:
-    """Raise ``ConfigError`` for a duplicate key in a mapping; YAML would keep the last."""
-    if node is None or isinstance(node.value, str) or id(node) in seen:
+def _check_nodes(node: yaml.Node | None, where: str, seen: set[int], text: str) -> None:
+    """Raise ``ConfigError`` for what YAML would read as something else than is meant.
+
+    Of a duplicate key in a mapping it would keep the last.
+    """
+    if node is None or id(node) in seen:
         return
     seen.add(id(node))
+    if isinstance(node.value, str):
+        if problem := _scalar_problem(node, text):
+            raise ConfigError(f"configuration: {where.lstrip('.')}: {problem}")
+        return
     names: set[str] = set()
     for index, item in enumerate(node.value):
         key, value = item if isinstance(item, tuple) else (None, item)
@@ -152,7 +160,26 @@ def _check_duplicate_keys(node: yaml.Node | None, where: str, seen: set[int]) ->
         if name in names:
             raise ConfigError(f"configuration: {(where + name).lstrip('.')}: given twice")
         names.add(name)
-        _check_duplicate_keys(value, where + name, seen)
+        _check_nodes(value, where + name, seen, text)
+
+
+def _scalar_problem(node: yaml.Node, text: str) -> str:
+    """Return what is wrong with a value without repeating it: it may be a password."""
+    kind = node.tag.rpartition(":")[2]
+    if kind in {"int", "float"} and ":" in node.value:
+        return (
+            "YAML reads numbers with : between them to the base of 60, so 1:30 is 90; write a "
+            "plain number, or quotes around a text"
+        )
+    if kind == "int" and _OCTAL.match(node.value):
+        return (
+            "YAML reads a number that begins with 0 as octal, so 010 is 8; write it without that "
+            "0, or quotes around a text"
+        )
+    start, end = node.start_mark.index, node.end_mark.index
+    if not node.value and start < end and text[start] == "&":
+        return "it has no value (a text that begins with & needs quotes)"
+    return ""
 
 
 def dotenv(folder: Path) -> dict[str, str]:
