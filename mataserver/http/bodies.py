@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -15,11 +14,7 @@ from mataserver.http.content_encoding import ENCODINGS, IDENTITY, Decompressor
 from mataserver.http.revocation import check_not_revoked, revocable_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from aiohttp import web
-
-    Chunks = Callable[[], Awaitable[bytes]]
 
     from mataserver.http.budget import Budget
     from mataserver.http.routing import BodyLimits
@@ -78,53 +73,33 @@ class BodyReader:
 
 
 async def _read_in_time(request: web.Request, limits: BodyLimits, share: BudgetShare) -> bytes:
-    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
-    read = (
-        _read if encoding is None else functools.partial(_read_compressed, encoding.strip().lower())
-    )
-    limit, seconds, idle = limits
+    """Read the body; the limit applies to the decompressed size of a compressed one."""
+    decompressor = _decompressor(request)
+    found: list[bytes] = []
+    size, loop = 0, asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds) as timer:
-            chunks = request.content.readany
-            return await read(
-                _with_idle_timeout(chunks, timer, seconds) if idle else chunks, limit, share
-            )
+        async with asyncio.timeout(limits.seconds) as timer:
+            while chunk := await request.content.readany():
+                if limits.idle:  # a timeout between chunks instead of in total
+                    timer.reschedule(loop.time() + limits.seconds)
+                for piece in (chunk,) if decompressor is None else decompressor.feed(chunk):
+                    size += len(piece)
+                    share.cover(size, limits.size)
+                    found.append(piece)
+                    if decompressor is not None:
+                        await asyncio.sleep(0)  # yields to other requests between pieces
     except TimeoutError:
         raise TooSlow(TOO_SLOW) from None
-
-
-def _with_idle_timeout(chunks: Chunks, timer: asyncio.Timeout, seconds: float) -> Chunks:
-    """Restart a timer with each chunk: a timeout between chunks instead of in total."""
-
-    async def awaited() -> bytes:
-        chunk = await chunks()
-        timer.reschedule(asyncio.get_running_loop().time() + seconds)
-        return chunk
-
-    return awaited
-
-
-async def _read(chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
-    found, size = [], 0
-    while chunk := await chunks():
-        size += len(chunk)
-        share.cover(size, limit)
-        found.append(chunk)
+    if decompressor is not None:
+        found.append(decompressor.finish())
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def _read_compressed(encoding: str, chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
-    """Read a compressed body; the limit applies to its decompressed size."""
+def _decompressor(request: web.Request) -> Decompressor | None:
+    """Return what decompresses the body; None if it is not compressed."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
     if encoding in IDENTITY:
-        return await _read(chunks, limit, share)
+        return None
     if encoding not in ENCODINGS:
         raise UnsupportedMediaType("Content-Encoding must be gzip, deflate or identity")
-    decompressor, pieces, size = Decompressor(encoding), [], 0
-    while chunk := await chunks():
-        for piece in decompressor.feed(chunk):
-            size += len(piece)
-            share.cover(size, limit)
-            pieces.append(piece)
-            await asyncio.sleep(0)  # yields to other requests between pieces
-    pieces.append(decompressor.finish())
-    return b"".join(pieces)
+    return Decompressor(encoding)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -26,27 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from mataserver.contract.handles import Encoded
+    from mataserver.contract.routes import Event
 
 CONTENT_TYPE = accept_header.EVENT_STREAM
+T = TypeVar("T")
 _BREAK = re.compile(r"[\r\n]")
 
 
 def is_requested(request: web.Request) -> bool:
     """Whether the client accepts events."""
     return accept_header.prefers_events(request.headers.get("Accept", ""))
-
-
-async def respond(
-    request: web.Request, items: AsyncGenerator[str | Encoded], patience: float
-) -> web.StreamResponse:
-    """Answer with the events of ``items``: see ``send``."""
-
-    async def events() -> AsyncGenerator[bytes]:
-        async with contextlib.aclosing(items):
-            async for item in items:
-                yield _encode_item(item)
-
-    return await send(request, events(), error_event, patience)
 
 
 def error_event(error: MataError) -> bytes:
@@ -56,12 +45,14 @@ def error_event(error: MataError) -> bytes:
 
 async def send(
     request: web.Request,
-    events: AsyncGenerator[bytes],
-    render_error: Callable[[MataError], bytes],
+    items: AsyncGenerator[T],
+    encoded: Callable[[T], bytes],
     patience: float,
+    *,
+    render_error: Callable[[MataError], bytes] = error_event,
     status: int = 200,
 ) -> web.StreamResponse:
-    """Answer with ``events``; a failure before the first one is an ordinary error.
+    """Answer with the events of ``items``; a failure before the first one is an ordinary error.
 
     A later one is sent as the event that ``render_error`` makes of it. The event that ends a stream
     is a ``LastEvent``. If the client disconnects before it, or reads nothing for ``patience``
@@ -69,12 +60,15 @@ async def send(
     """
     wait, begun = RevocableWait(), time.perf_counter()
 
-    def next_event() -> Awaitable[bytes | None]:
+    async def next_event() -> bytes | None:
         wait.check()  # a generator that never waits is not interrupted
-        return wait.for_result(anext(events, None))
+        try:
+            return encoded(await wait.for_result(anext(items)))
+        except StopAsyncIteration:
+            return None
 
     with watch_revocation(request, wait.end):
-        async with contextlib.aclosing(events):
+        async with contextlib.aclosing(items):
             first = await next_event()  # None: there is no event
             headers = {
                 "Cache-Control": "no-store",
@@ -122,7 +116,13 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
         await response.write(event)
 
 
-def _encode_item(item: str | Encoded) -> bytes:
+def encode(item: Event) -> bytes:
+    """Return an event of a service. Raises as ``event`` does."""
+    return item if isinstance(item, bytes) else event(*item)
+
+
+def of_inference(item: str | Encoded) -> bytes:
+    """Return the event of a piece of text, or of the result."""
     if isinstance(item, str):
         return event("token", {"text": item})
     return LastEvent(event("result", item.body))

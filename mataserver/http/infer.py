@@ -167,7 +167,8 @@ class InferService(StatelessService):
         if hdrs.ACCEPT in request.headers:
             if events.is_requested(request):
                 items = call.model.generate_answer(image, call.params)
-                return await events.respond(request, items, self._ctx.server.unread_timeout)
+                patience = self._ctx.server.unread_timeout
+                return await events.send(request, items, events.of_inference, patience)
             form = codec.requested_format(request)
         answer = await self._inferences.answer(call, image, form)
         return codec.respond(answer.body, form=form, timing=codec.server_timing(answer))

@@ -139,7 +139,7 @@ class PullsService(StatelessService):
             progress = self._events(model, task, steps)
             try:
                 return await events.send(
-                    request, progress, events.error_event, self._patience, status=202
+                    request, progress, events.encode, self._patience, status=202
                 )
             finally:
                 task.cancel()  # a client that watches a pull and disconnects cancels it

@@ -138,14 +138,8 @@ class ServiceHttp:
         failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
         """Answer with Server-Sent Events."""
-
-        async def encoded() -> AsyncGenerator[bytes]:
-            async with contextlib.aclosing(events_of):
-                async for each in events_of:
-                    yield each if isinstance(each, bytes) else events.event(*each)
-
-        patience = self._sockets.unread_timeout
-        return await events.send(request, encoded(), failed or events.error_event, patience)
+        patience, failed = self._sockets.unread_timeout, failed or events.error_event
+        return await events.send(request, events_of, events.encode, patience, render_error=failed)
 
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()

@@ -13,6 +13,7 @@ from multipart import MultipartSegment
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
+from mataserver.http.bodies import TOO_SLOW
 from mataserver.http.content_encoding import IDENTITY
 from mataserver.http.forms import (
     FORM,
@@ -190,7 +191,7 @@ async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[byte
                 async with asyncio.timeout_at(deadline):
                     chunk = await wait.for_result(request.content.readany())
             except TimeoutError:
-                raise TooSlow("The body did not arrive in time") from None
+                raise TooSlow(TOO_SLOW) from None
             wait.check()  # a chunk that has arrived already does not wait
             if not chunk:
                 return
