@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
@@ -120,16 +121,11 @@ class HealthService(StatelessService):
         return codec.respond(self._info())
 
     async def _ping(self, _request: web.Request) -> web.Response:
-        info = self._info()
-        own: dict[str, Any] = {
-            "status": self._status,
-            "version": info.version,
-            "gpu_available": info.gpu_available,
-        }
+        own = msgspec.structs.asdict(self._info()) | {"status": self._status}
         answer = dict(own)
         for _, found in readiness.call_services(self._services, "ping", readiness.json_object):
             answer.update(found or {})
-        return codec.respond({**answer, **own})  # what is the server's own, no plugin replaces
+        return codec.respond(answer | own)  # what is the server's own, no plugin replaces
 
     async def _ready(self, _request: web.Request) -> web.Response:
         waiting = self._readiness.waiting()
@@ -157,16 +153,18 @@ class HealthService(StatelessService):
 
 
 def _describe(plugin: Plugin, plugins: Plugins) -> PluginInfo:
-    own_backends = [provided for provided in plugins.provided if provided.plugin is plugin]
-    backends = []
-    for provided in own_backends:
-        backend, missing = provided.backend, list(provided.missing)
-        install = provided.install_command if missing else UNSET
-        backends.append(
-            BackendInfo(
-                backend.name, backend.task, backend.source, backend.engine, missing, install
-            )
+    backends = [
+        BackendInfo(
+            each.backend.name,
+            each.backend.task,
+            each.backend.source,
+            each.backend.engine,
+            list(each.missing),
+            each.install_command if each.missing else UNSET,
         )
+        for each in plugins.provided
+        if each.plugin is plugin
+    ]
     error = UNSET if plugin.error is None else plugin.error
     note = UNSET if plugin.note is None else plugin.note
     return PluginInfo(plugin.name, plugin.distribution, plugin.version, backends, error, note)

@@ -14,7 +14,7 @@ from aiohttp.hdrs import METH_ALL
 from mataserver import errors
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
-from mataserver.http.admission import REJECTED, admit
+from mataserver.http.admission import REJECTED, admit, is_valid
 from mataserver.http.common_headers import BEGUN, PRIVATE, REQUEST_ID, forbid_storing, identify
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
@@ -25,7 +25,6 @@ from mataserver.http.request_warnings import HEADER, WARNING, warn_of_body, warn
 from mataserver.http.revocation import REVOKED_REASON, check_not_revoked, is_watched, watch_caller
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
-from mataserver.http.validity import is_valid
 from mataserver.logs import RateLimitedLog
 from mataserver.plugin_ends import LostWaitError, end_error
 

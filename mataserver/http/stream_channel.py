@@ -76,6 +76,13 @@ class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
     detail: str
 
 
+class StreamToken(Struct, tag_field="type", tag="token"):
+    """A piece of the text that the model is making for a frame."""
+
+    frame_id: int
+    text: str
+
+
 class ClientMessage(Struct):
     """A text message of a client."""
 

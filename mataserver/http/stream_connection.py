@@ -14,6 +14,7 @@ import contextvars
 import functools
 import time
 from collections import deque
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,11 @@ from mataserver.contract.handles import ResultEvent
 from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied, WorkerReplacedError
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
-from mataserver.http.stream_channel import INTERNAL, PING_WINDOW, Channel, StreamError
-from mataserver.http.stream_frames import Frame, PendingFrame, StreamToken
+from mataserver.http.stream_channel import INTERNAL, PING_WINDOW, Channel, StreamError, StreamToken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from mataserver.contract.envelope import Format
@@ -45,6 +47,27 @@ FAST_FRAME_MS = 5.0
 the worker, where newer ones cannot replace it."""
 
 
+@dataclass(slots=True, eq=False)
+class Frame:
+    """A received frame, and its result; once the model has it, with its image if services need it.
+
+    ``withdraw`` cancels it, if it runs without a task.
+    """
+
+    number: int
+    share: BudgetShare
+    image: bytes
+    result: Outcome | MataError | None = None
+    withdraw: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Cancel it, and release its resources."""
+        self.share.give_back()
+        if self.withdraw is not None:
+            self.withdraw()
+            self.withdraw = None
+
+
 class Connection(Channel):
     """A socket whose client sends a session's frames."""
 
@@ -53,7 +76,7 @@ class Connection(Channel):
     ) -> None:
         super().__init__(settings, session, socket)
         self._inbox: Frame | None = None
-        self._pending: deque[PendingFrame] = deque()
+        self._pending: deque[Frame] = deque()
         self._sending = False
         self._depth = 1
         self._idle = asyncio.Event()
@@ -91,7 +114,7 @@ class Connection(Channel):
         number = self._session.receive()
         self._last_frame = time.monotonic()
         self._empty_inbox()
-        self._inbox = Frame(number, data, share)
+        self._inbox = Frame(number, share, data)
         self._dispatch_next()
 
     def _release(self) -> None:
@@ -117,19 +140,18 @@ class Connection(Channel):
         frame = self._inbox
         if frame is None or self._closing.done() or self._is_full:
             return
-        self._inbox = None
-        taken = PendingFrame(frame.number, frame.share)
-        if self._settings.observers:
-            taken.image = frame.image
-        self._pending.append(taken)
+        self._inbox, image = None, frame.image
+        if not self._settings.observers:
+            frame.image = b""
+        self._pending.append(frame)
         self._idle.clear()
-        if self._session.stream or not self._begin(frame.image, taken):
-            self._start_task(frame.image, taken)
+        if self._session.stream or not self._begin(image, frame):
+            self._start_task(image, frame)
 
     def _on_client_read(self) -> None:
         self._dispatch_next()
 
-    def _begin(self, image: bytes, taken: PendingFrame) -> bool:
+    def _begin(self, image: bytes, taken: Frame) -> bool:
         """Start a frame without a task if the model is ready; return whether it did."""
         run, settle = self._context.copy().run, functools.partial(self._on_result, image, taken)
         try:
@@ -140,7 +162,7 @@ class Connection(Channel):
             return False
         return taken.withdraw is not None
 
-    def _on_result(self, image: bytes, taken: PendingFrame, result: Result, waited: float) -> None:
+    def _on_result(self, image: bytes, taken: Frame, result: Result, waited: float) -> None:
         """Store the result of such a frame; runs in the context of the worker's answer."""
         taken.withdraw = None
         if (
@@ -157,11 +179,11 @@ class Connection(Channel):
         self._deliver(taken)
         self._dispatch_next()
 
-    def _deliver(self, _taken: PendingFrame) -> None:
+    def _deliver(self, _taken: Frame) -> None:
         """Send the result in its turn."""
         self._result_ready.set()
 
-    def _start_task(self, image: bytes, taken: PendingFrame) -> None:
+    def _start_task(self, image: bytes, taken: Frame) -> None:
         """Infer a frame in a task once the model is ready; no newer frame is dispatched meanwhile.
 
         The model may be replaced by a stateful one, which would receive the newer frame first.
@@ -170,7 +192,7 @@ class Connection(Channel):
             self._depth = 1
         self._spawn(self._infer(image, taken))
 
-    async def _infer(self, image: bytes, taken: PendingFrame) -> None:
+    async def _infer(self, image: bytes, taken: Frame) -> None:
         """Infer a frame; the result is sent meanwhile, and the next one may start."""
         try:
             taken.result = await self._outcome(image, taken.number)
@@ -215,7 +237,7 @@ class Connection(Channel):
                 self._idle.set()
             self._dispatch_next()
 
-    async def _send_outcome(self, taken: PendingFrame, result: Outcome | MataError) -> None:
+    async def _send_outcome(self, taken: Frame, result: Outcome | MataError) -> None:
         self._session.record(result)
         if isinstance(result, MataError):
             await self._answer(StreamError(detail=result.detail, frame_id=taken.number))
@@ -248,7 +270,7 @@ class Connection(Channel):
 
 
 def note_sent(
-    settings: StreamSettings, session: Session, taken: PendingFrame, body: bytes, form: Format
+    settings: StreamSettings, session: Session, taken: Frame, body: bytes, form: Format
 ) -> None:
     """Record a sent answer, and notify services."""
     session.reset = False  # the client has been notified

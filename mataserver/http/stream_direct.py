@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mataserver.http.head_connection import CachingConnection
     from mataserver.http.sockets import WebSocket
     from mataserver.http.stream_channel import CloseReason, StreamSettings
-    from mataserver.http.stream_frames import PendingFrame
+    from mataserver.http.stream_connection import Frame
     from mataserver.serving.sessions import Session
 
 _FINAL = 0x80
@@ -104,7 +104,7 @@ class DirectConnection(Connection):
 
     # Output
 
-    def _deliver(self, frame: PendingFrame) -> None:
+    def _deliver(self, frame: Frame) -> None:
         """Send the result at once, if it is an answer and the next to be sent."""
         result = frame.result
         if (
