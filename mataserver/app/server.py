@@ -213,7 +213,7 @@ class ComposedServer:
         )
         cors_origins, finish = self.settings.cors_origins, self.middleware.finish_unhandled
         origins.allow_origins(application, cors_origins, finish)
-        protocol.adjust_all_headers(application)
+        application.on_response_prepare.append(protocol.adjust_headers)
         return application
 
     def _readiness(self) -> Readiness:

@@ -80,7 +80,6 @@ class Authenticator:
         self._keys = keys
         self._browsers = browsers
         self.grants = grants
-        self._anonymous = allowed is not None
         self._allowed = allowed
         self._trust_proxy = trust_proxy
         self.authenticators: list[Authenticate] = []
@@ -88,7 +87,7 @@ class Authenticator:
 
     def make_code(self) -> str | None:
         """Return a one-time sign-in code for the operator's browser; None if none is needed."""
-        principal = None if self._anonymous else self._keys.first
+        principal = None if self._allowed is not None else self._keys.first
         return None if principal is None else self._browsers.make_code(principal)
 
     async def admit(
@@ -174,7 +173,7 @@ class Authenticator:
         Raises ``DuplicateValue`` if two different keys are known, ``Unauthorized`` or ``Forbidden``
         for unknown ones, ``CredentialsRevoked``, and what a service raises for invalid ones.
         """
-        if self._anonymous:
+        if self._allowed is not None:
             return ANONYMOUS
         found: list[Principal] = []
         refusal: MataError | None = None

@@ -147,12 +147,8 @@ class BrowserSessions:
 
     def end_all(self, identity: str) -> None:
         """End every session of a principal or grant, after a key, token or account was revoked."""
-
-        def is_affected(principal: Principal) -> bool:
-            return principal.rests_on(identity)
-
-        self._sessions.drop(lambda login: is_affected(login.principal))
-        self._codes.drop(is_affected)
+        self._sessions.drop(lambda login: login.principal.rests_on(identity))
+        self._codes.drop(lambda principal: principal.rests_on(identity))
 
     def _is_expired(self, principal: Principal) -> bool:
         return principal.until is not None and principal.until <= self._wall()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from aiohttp.payload import Payload
 from msgspec import Meta
 from multipart import parse_options_header
 
-from mataserver.http import accept_header, json_body
+from mataserver.http import accept_header
 from mataserver.http.bodies import UnsupportedMediaType
 from mataserver.http.protocol import CompleteResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
     from aiohttp.abc import AbstractStreamWriter
 
@@ -36,8 +33,6 @@ SINGLE_WRITE_BYTES = 2 * HEAD_CHUNK
 """Maximum bytes of a body that is sent in one write with its headers."""
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
-
-T = TypeVar("T")
 
 
 def encode(value: object, form: Format = "json") -> bytes:
@@ -90,11 +85,6 @@ def server_timing(answer: Encoded) -> str:
         f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
         f"infer;dur={answer.infer:.3f}, encode;dur={answer.encode:.3f}"
     )
-
-
-def json_decoder(kind: type[T], strict: type[T] | None = None) -> Callable[[bytes], tuple[T, str]]:
-    """Return ``json_body.decode_with_warning`` of bodies of a ``kind``."""
-    return functools.partial(json_body.decode_with_warning, kind=kind, strict=strict)
 
 
 def content_type(request: web.Request) -> str:

@@ -137,7 +137,6 @@ async def read(data: bytes, boundary: str, field: str = FILE) -> Form:
 
 
 def _form(parts: list[_Part], field: str) -> Form:
-    """Return the file and the texts among the parts."""
     files = [each for each in parts if each.name == field]
     if len(files) > 1:
         raise InvalidParams(f"{field}: given twice")
@@ -173,7 +172,8 @@ def _steps(data: bytes, boundary: str, found: list[_Part]) -> Iterator[None]:
     chunks: list[bytes] = []
     segment: MultipartSegment | None = None
     with parser(boundary) as opened:
-        for piece in _pieces(data):
+        for at in range(0, max(1, len(data)), PIECE):
+            piece = data[at : at + PIECE]
             for event in opened.parse(piece):
                 if isinstance(event, MultipartSegment):
                     segment, chunks = event, []
@@ -183,15 +183,6 @@ def _steps(data: bytes, boundary: str, found: list[_Part]) -> Iterator[None]:
                     found.append(_part(segment, b"".join(chunks)))
             if len(piece) < len(data):
                 yield
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    """Yield a body, in pieces if it is large."""
-    if len(data) <= PIECE:
-        yield data
-        return
-    for at in range(0, len(data), PIECE):
-        yield data[at : at + PIECE]
 
 
 def _part(segment: MultipartSegment, content: bytes) -> _Part:

@@ -108,7 +108,6 @@ class FrontendsService(StatelessService):
         return {"shared_dir": self._fault} if self._fault else {}
 
     async def _send_heartbeats(self) -> None:
-        """Write heartbeats forever."""
         self._address = self._address or await self._ctx.address()
         while True:
             await self._announce()
@@ -130,7 +129,6 @@ class FrontendsService(StatelessService):
             self._set_fault("does not answer")
 
     async def _write_entry(self) -> None:
-        """Write our entry."""
         fault = ""
         async with self._write_lock:
             self._pending_write = None
@@ -150,13 +148,11 @@ class FrontendsService(StatelessService):
             self._set_fault(fault)
 
     def _set_fault(self, fault: str) -> None:
-        """Record a fault of the directory; log it once."""
         if fault and fault != self._fault:
             log.error("shared_dir %s", fault)
         self._fault = fault
 
     def _update_gauges(self) -> None:
-        """Set the gauges."""
         others = self._directory.peers()
         silent = sum(map(self._directory.is_silent, others))
         self._metrics.frontends.labels("alive").set(1 + len(others) - silent)
@@ -176,5 +172,4 @@ class FrontendsService(StatelessService):
 
 
 def _describe_fault(error: OSError) -> str:
-    """Describe an error of the shared directory."""
     return f"cannot be used: {error.strerror or type(error).__name__}"

@@ -87,14 +87,11 @@ class AnswerSender:
             _write_long(transport, head.encode(), body)
         return True
 
-    async def _send(self, found: Encoded | Exception) -> None:
-        """Send an answer like the middleware and aiohttp do."""
-        request = self._connection.request(self._known)
-        if request is not None:
-            await self._deliver(request, found)
-
     async def _deliver(self, request: web.Request, found: Any) -> None:
-        """Send a result; an error if there is no answer, or one that cannot be written."""
+        """Send a result as the middleware and aiohttp do.
+
+        An error is sent if there is no answer, or one that cannot be written.
+        """
         try:
             try:
                 finished = self._response(request, found)

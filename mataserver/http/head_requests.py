@@ -194,7 +194,9 @@ class KnownRequest(AnswerSender):
         """Send the result, and continue with data that arrived meanwhile."""
         try:
             if isinstance(result, Exception) or not self._send_direct(result):
-                await self._send(result)
+                request = self._connection.request(self._known)
+                if request is not None:
+                    await self._deliver(request, result)
         except BaseException as error:
             self._abort(error)
             raise
@@ -232,7 +234,6 @@ class KnownRequest(AnswerSender):
         self._connection.abort()
 
     def _release(self) -> None:
-        """Release all resources, once."""
         if self._released:
             return
         self._released = True

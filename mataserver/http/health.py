@@ -130,7 +130,8 @@ class HealthService(StatelessService):
     async def _ready(self, _request: web.Request) -> web.Response:
         waiting = self._readiness.waiting()
         if waiting:
-            answer = Ready("not ready", readiness.as_sentence(waiting), waiting)
+            reasons = "; ".join(f"{name}: {why}" for name, why in waiting.items())
+            answer = Ready("not ready", f"Not ready: {reasons}", waiting)
             return codec.respond(answer, status=503)
         own = {"status": "ready"}
         return codec.respond({**own, **self._readiness.details(), **own})

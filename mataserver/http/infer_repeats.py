@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import codec, data_uri, forms, unknown_fields
+from mataserver.http import codec, data_uri, forms, json_body, unknown_fields
 from mataserver.http.budget import THREAD_DECODE_BYTES
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ class InferBody(Struct):
 
 class _ExactBody(InferBody, forbid_unknown_fields=True):
     """The same without unknown fields."""
-
-
-_DECODE = codec.json_decoder(InferBody, _ExactBody)
 
 
 class InferCall(NamedTuple):
@@ -166,7 +163,6 @@ class InferRepeat:
         return await self._inferences.read_json(body)
 
     def _parse(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
-        """Return them at once."""
         return self._inferences.parse_json(body)
 
 
@@ -218,7 +214,7 @@ class ImageRepeat(InferRepeat):
 
 def _parse_json(data: bytes) -> tuple[InferBody, bytes, str]:
     """Return a JSON body, its image, and a warning; large bodies are read in a thread."""
-    body, warning = _DECODE(data)
+    body, warning = json_body.decode_with_warning(data, InferBody, _ExactBody)
     if not isinstance(body.image, str):
         hint = unknown_fields.hint_of_body("image", data, InferBody)
         raise BadRequest(f"image: field is required{hint}")

@@ -127,7 +127,6 @@ def _string_end(data: bytes, begin: int) -> tuple[int, int]:
 
 
 def _trailing_backslashes(text: bytes) -> int:
-    """Return the number of backslashes at the end of ``text``."""
     return len(text) - len(text.rstrip(b"\\"))
 
 

@@ -152,7 +152,6 @@ def _cancelled_status(request: web.Request) -> int:
 
 
 def _is_disconnected(request: web.Request) -> bool:
-    """Whether the client has disconnected."""
     return request.transport is None or request.transport.is_closing()
 
 

@@ -92,7 +92,6 @@ class ModelsService(StatelessService):
         return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
 
     async def _model_of(self, request: web.Request) -> str:
-        """Return the model named in the body."""
         async with self._http.read_json(request, ModelBody) as asked:
             return asked.model
 

@@ -216,7 +216,6 @@ def _headers(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _own_headers(described: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return headers of a route's own."""
     text = {"type": "string"}
     return {name: {"description": said, "schema": text} for name, said in described.items()}
 

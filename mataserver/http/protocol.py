@@ -98,13 +98,8 @@ def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive and request.method in _WITH_BODY
 
 
-def adjust_all_headers(application: web.Application) -> None:
-    """Remove the ``Server`` header, with aiohttp's version, from all answers; complete others."""
-    application.on_response_prepare.append(adjust_headers)
-
-
 async def adjust_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Remove an answer's ``Server`` header, and add what every answer has."""
+    """Remove an answer's ``Server`` header, with aiohttp's version; add what every answer has."""
     response.headers.popall(hdrs.SERVER, None)
     common_headers.complete(request, response)
 

@@ -113,8 +113,3 @@ def json_object(given: Any) -> dict[str, Any]:
 def _reasons(given: Any) -> dict[str, str]:
     """Return what a service waits for. Raises ``ValidationError`` for anything but texts."""
     return msgspec.convert(dict(given), dict[str, str])
-
-
-def as_sentence(found: dict[str, str]) -> str:
-    """Return the reasons as a sentence."""
-    return "Not ready: " + "; ".join(f"{name}: {why}" for name, why in found.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mataserver.http import (
@@ -11,6 +12,7 @@ from mataserver.http import (
     events,
     forms,
     head_bodies,
+    json_body,
     origins,
     proxies,
     request_warnings,
@@ -80,7 +82,9 @@ class ServiceHttp:
         """Yield the body as a ``kind``."""
         codec.require_json(request)
         async with self.read_body(request) as data:
-            asked, warning = await self._budget.decode(data, codec.json_decoder(kind))
+            asked, warning = await self._budget.decode(
+                data, partial(json_body.decode_with_warning, kind=kind)
+            )
             del data
             request_warnings.warn(request, warning)
             yield asked

@@ -113,7 +113,6 @@ class ServiceSockets:
             await _close(socket, 1000, "")
 
     def _close_revoked(self, socket: WebSocket) -> None:
-        """Close a socket whose caller has lost access."""
         task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, REVOKED_REASON))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

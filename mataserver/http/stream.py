@@ -115,7 +115,10 @@ class StreamService(StatelessService):
         transport = request.transport
         begun = time.monotonic()
         try:
-            closing = await self._serve_logged(request, socket, session_id, known=known)
+            if known:
+                closing = await self._serve_logged(request, socket, session_id)
+            else:
+                closing = CloseReason(UNAUTHORIZED, "unauthorized")
             begun = time.monotonic()
             await _close(socket, closing, transport)
         finally:
@@ -124,18 +127,12 @@ class StreamService(StatelessService):
         return socket
 
     async def _serve_logged(
-        self,
-        request: web.Request,
-        socket: StreamSocket,
-        session_id: str,
-        *,
-        known: bool,
+        self, request: web.Request, socket: StreamSocket, session_id: str
     ) -> CloseReason:
         """Serve the socket. Unexpected exceptions are logged and close it with 1011."""
         try:
-            if known:
-                await self._await_departure(session_id, auth.caller(request))
-            session = self._admit(request, session_id, known=known)
+            await self._await_departure(session_id, auth.caller(request))
+            session = self._admit(request, session_id)
             if isinstance(session, CloseReason):
                 return session
             return await self._serve(session, socket, request)
@@ -156,12 +153,8 @@ class StreamService(StatelessService):
                     return
                 await asyncio.sleep(DEPARTURE / 20)
 
-    def _admit(
-        self, request: web.Request, session_id: str, *, known: bool
-    ) -> Session | CloseReason:
-        """Return the session to serve, or the close reason. The key is checked first."""
-        if not known:
-            return CloseReason(UNAUTHORIZED, "unauthorized")
+    def _admit(self, request: web.Request, session_id: str) -> Session | CloseReason:
+        """Return the session to serve, or the close reason."""
         caller = auth.caller(request)
         try:
             session = self._sessions.get(session_id, caller)

@@ -116,7 +116,7 @@ class Channel(ABC):
 
     async def run(self) -> CloseReason:
         """Serve until either side closes; return why. No task outlives it."""
-        for each in self._loops():
+        for each in (self._read(), self._work(), self._keep_alive(), self._watch()):
             self._spawn(each)
         try:
             closing = await self._closing
@@ -138,10 +138,6 @@ class Channel(ABC):
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_end)
-
-    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return the coroutines that run while the socket is open."""
-        return (self._read(), self._work(), self._keep_alive(), self._watch())
 
     async def _finish(self) -> None:  # noqa: B027 - most have nothing in progress
         """Answer frames in progress before shutdown."""

@@ -126,7 +126,6 @@ class Connection(Channel):
                 self._session.record(taken.result)
 
     def _empty_inbox(self) -> None:
-        """Drop the waiting frame."""
         if self._inbox is None:
             return
         self._inbox.share.give_back()

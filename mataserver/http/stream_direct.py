@@ -161,7 +161,6 @@ class DirectConnection(Connection):
 
 
 def _unmasked(data: bytes, mask: int, end: int) -> bytes:
-    """Return the unmasked payload after the mask."""
     payload = bytearray(memoryview(data)[mask + _MASK : end])
     websocket_mask(data[mask : mask + _MASK], payload)
     return bytes(payload)
