@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
 import zipfile
@@ -14,6 +16,8 @@ import child_targets
 from api_answers import until
 from mataserver.processes import child as processes
 from mataserver.processes.child import replace_environment, run_process
+
+CHILDREN = 10
 
 
 def gone(pid):
@@ -106,6 +110,24 @@ async def test_modules_and_programs():
     ) as child:
         assert await child.output.read() == b"x\n"
         assert await child.wait() == 3
+
+
+async def test_many_children_at_once_leave_turns_to_other_work():
+    """Each start holds the event loop up: between any two of them it goes round."""
+    ready, counts = asyncio.Event(), [0]
+
+    async def child():
+        async with run_process(["sleep", "600"]):
+            await ready.wait()
+
+    starting = [asyncio.create_task(child()) for _ in range(CHILDREN)]
+    before = len(psutil.Process().children())
+    while counts[-1] < CHILDREN:
+        await asyncio.sleep(0)
+        counts.append(len(psutil.Process().children()) - before)
+    ready.set()
+    await asyncio.gather(*starting)
+    assert max(later - earlier for earlier, later in itertools.pairwise(counts)) <= 2
 
 
 async def test_the_environment_of_a_child(monkeypatch):
