@@ -42,6 +42,16 @@ async def test_unknown_routes(http, path):
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/models"), ("POST", "/infer"), ("GET", "/v1/v1/health"), ("DELETE", "/sessions/a")],
+)
+async def test_a_version_that_is_missing_or_there_twice(http, method, path):
+    """A client's base URL had it, or had it not: the answer says what is wrong."""
+    async with http.request(method, path) as response:
+        assert "Not found: the path begins with /v1, once: " in await problem(response, 404)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("GET", "/v1/infer", {"POST"}),

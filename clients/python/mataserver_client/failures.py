@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_DETAIL_LENGTH = 2_000
+_LONGEST = 31_536_000.0
+"""Seconds of the longest ``retry_after``, a year: a program may sleep so long, not for ever."""
 
 
 class ConnectionFailed(MataError):
@@ -147,11 +149,11 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        return min(float(value), _LONGEST)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), _LONGEST)

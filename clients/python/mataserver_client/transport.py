@@ -73,6 +73,11 @@ class Transport:
             raise ValueError("the server's url must be like http://127.0.0.1:8110")
         if parts.query or parts.fragment:
             raise ValueError("the server's url ends with its path")
+        if api_key and parts.username is not None:
+            raise ValueError(
+                "the server's url names a user and an API key is given: both are sent in the "
+                "header Authorization, so leave one out"
+            )
         if timeout is not None and not timeout > 0:
             raise ValueError("the timeout must be above 0, or None for no limit")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):

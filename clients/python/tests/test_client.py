@@ -181,7 +181,14 @@ async def test_retry_after_arrives():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None), ("-3", None)],
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("9" * 5_000, 31_536_000.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 31_536_000.0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+    ],
 )
 def test_retry_after_may_be_a_date_or_nonsense(value, seconds):
     """A date in the past means now; what is neither a number nor a date means nothing."""

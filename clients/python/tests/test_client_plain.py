@@ -206,6 +206,7 @@ def test_a_forked_process_has_no_client():
         ({"timeout": -1.0}, "timeout must be above 0"),
         ({"timeout": float("nan")}, "timeout must be above 0"),
         ({"url": "http://127.0.0.1:1/?x=1"}, "ends with its path"),
+        ({"url": "http://ada:pa55@127.0.0.1:1", "api_key": "k"}, "so leave one out"),
     ],
 )
 def test_arguments_that_mean_nothing(given, said):

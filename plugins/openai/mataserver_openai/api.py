@@ -28,7 +28,7 @@ class OpenAI:
 
     def error_forms(self) -> dict[str, Callable[[int, str], ChatProblem]]:
         """Return the forms of errors."""
-        own = dict.fromkeys(("/v1/chat", "/openai"), chat_problem)
+        own = dict.fromkeys(("/v1/chat", "/chat/completions", "/openai"), chat_problem)
         return {**own, **not_offered.error_forms()}
 
     async def __aenter__(self) -> Self:

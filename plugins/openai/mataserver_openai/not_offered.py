@@ -45,7 +45,6 @@ _REASONS = {
 }
 """By path below a base URL: why nothing is there, or what to use instead."""
 _BASES = ("/v1", "/openai/v1")
-_NO_BASE = "is not here: the client's base_url ends in /v1"
 _NO_ROUTE = "Not found"
 """What the router says of a path without a route; another plugin's routes there say their own."""
 
@@ -57,7 +56,6 @@ def error_forms() -> dict[str, Callable[[int, str], ChatProblem]]:
         for base in _BASES
         for path, reason in _REASONS.items()
     }
-    reasons["/chat/completions"] = _NO_BASE
     return {path: functools.partial(_problem, f"{path} {why}") for path, why in reasons.items()}
 
 

@@ -50,5 +50,7 @@ async def test_what_is_not_offered(server, ask, told, base):
 async def test_a_base_url_without_a_version(server):
     """The most common mistake names what is missing."""
     async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, max_retries=0) as made:
-        with pytest.raises(openai.NotFoundError, match="base_url ends in /v1"):
+        with pytest.raises(openai.NotFoundError, match="at the end of their base_url"):
             await made.chat.completions.create(model="m", messages=[])
+        with pytest.raises(openai.NotFoundError, match="at the end of their base_url"):
+            await made.models.list()
