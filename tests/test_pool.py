@@ -189,7 +189,7 @@ async def test_what_cannot_be_noted_is_told_and_holds_nothing(rig, monkeypatch):
     def fail(*_):
         raise RuntimeError
 
-    monkeypatch.setattr("mataserver.serving.dispatch.Dispatch.record", fail)
+    monkeypatch.setattr("mataserver.serving.dispatch.Dispatch._record", fail)
     assert rig.pool.begin(plan, JOB, lambda *found: told.append(found)) is not None
     await until(lambda: told)
     assert isinstance(told[0][0], Outcome)

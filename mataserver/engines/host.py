@@ -40,7 +40,7 @@ from mataserver.engines.worker_errors import Failure
 from mataserver.errors import InvalidParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -55,10 +55,9 @@ log = logging.getLogger("mataserver.worker")
 
 
 class DecodedJob(msgspec.Struct):
-    """A job with its decoded image, or the failure to decode it."""
+    """A job with its decoded picture, or the failure to decode it."""
 
     job: Any
-    image: Any = None
     picture: Any = None
     failure: Failure | None = None
     decode_ms: float = 0.0
@@ -97,7 +96,6 @@ class ModelHost:
         self._decoding[threading.get_ident()] = job
         try:
             decoded.picture = self._read(job)
-            decoded.image = decoded.picture.image
         except MODEL_ERRORS as error:
             decoded.failure = failure_of(error, "The image could not be decoded", self._name)
         del self._decoding[threading.get_ident()]
@@ -144,17 +142,16 @@ class ModelHost:
                 answers[id(item)] = (result, _ms(begun), False)
         return [(item, *answers[id(item)]) for item in batch]
 
-    def encode(self, item: DecodedJob, answer: object, infer_ms: float, *, is_new: bool) -> Outcome:
+    def encode(self, item: DecodedJob, answer: Any, infer_ms: float, *, is_new: bool) -> Outcome:
         """Encode one answer; an answer that cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
         body: Body = b""
         if not isinstance(answer, Failure):
             try:
-                size = item.image.shape[:2]
-                answer = _validate(answer, size, self._assignment, lambda: self._is_raw(item))
-                if item.picture is not None and item.picture.scale > 1:
+                answer = self._validate(answer, item)
+                if item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
-                body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
+                body = encode_body(answer, item.job.format, self._envelope)
             except MODEL_ERRORS as error:
                 answer = failure_of(error, "The model returned an invalid result", self._name)
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
@@ -176,8 +173,8 @@ class ModelHost:
         answer: Any = item.failure
         if answer is None and has_method(self._model, "stream"):
             try:
-                params = _params_of(item, self._params)
-                with contextlib.closing(open_stream(self._model, item.image, params)) as pieces:
+                params, image = _params_of(item, self._params), item.picture.image
+                with contextlib.closing(open_stream(self._model, image, params)) as pieces:
                     for piece in pieces:
                         if not isinstance(answer, (str, NoneType)):
                             what = type(answer).__name__
@@ -232,14 +229,21 @@ class ModelHost:
     def _is_stateful(self) -> bool:
         return has_method(self._model, "session")
 
-    def _is_raw(self, item: DecodedJob) -> bool:
-        """Whether the request asked for raw scores."""
-        return getattr(_params_of(item, self._params), "use_softmax", True) is False
+    def _validate(self, answer: object, item: DecodedJob) -> Any:
+        """Validate a result and return it normalized. Raises ``InvalidResultError``."""
+        size, assigned = item.picture.image.shape[:2], self._assignment
+        if assigned.result is not None:
+            return validate_custom_result(answer, assigned.result, size)
+
+        def asked_for_raw_scores() -> bool:
+            return getattr(_params_of(item, self._params), "use_softmax", True) is False
+
+        return validate_result(answer, assigned.spec.task, size, asked_for_raw_scores)
 
     def _predict(self, items: Sequence[DecodedJob]) -> list[Any]:
         try:
             params = [_params_of(item, self._params) for item in items]
-            given = self._model.predict([item.image for item in items], params)
+            given = self._model.predict([item.picture.image for item in items], params)
             return as_results(given, len(items))
         except InvalidResultError as error:
             return [invalid_result_failure(error, self._name)] * len(items)
@@ -255,7 +259,7 @@ class ModelHost:
         try:
             if is_new:
                 self._sessions[session] = open_session(self._model, _params_of(item, self._params))
-            result: Result | Failure = self._sessions[session].step(item.image)
+            result: Result | Failure = self._sessions[session].step(item.picture.image)
         except MODEL_ERRORS as error:
             result = failure_of(error, "The model failed", self._name)
         return result, _ms(begun), is_new
@@ -271,12 +275,3 @@ def _params_of(item: DecodedJob, decoder: msgspec.msgpack.Decoder[Params]) -> Pa
 
 def _ms(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1e3, 3)
-
-
-def _validate(
-    answer: object, size: tuple[int, int], assignment: Assignment, raw: Callable[[], bool]
-) -> Any:
-    """Validate a result and return it normalized. Raises ``InvalidResultError``."""
-    if assignment.result is not None:
-        return validate_custom_result(answer, assignment.result, size)
-    return validate_result(answer, assignment.spec.task, size, raw)

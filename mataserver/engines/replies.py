@@ -32,8 +32,6 @@ def read_batch(reply: Reply | MataError, count: int) -> list[Outcome] | MataErro
     """Return the outcomes of a batch of ``count`` jobs, or its error."""
     if isinstance(reply, MataError):
         return reply
-    if isinstance(reply.message, wire.RequestFailed):
-        return reply.message.failure.error()
     return _outcomes(reply, count) or WorkerDied(MALFORMED)
 
 
@@ -55,8 +53,6 @@ def resolve(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
         return
     if isinstance(reply, MataError):
         future.set_exception(reply)
-    elif isinstance(reply.message, wire.RequestFailed):
-        future.set_exception(reply.message.failure.error())
     else:
         future.set_result(reply)
 

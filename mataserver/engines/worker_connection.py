@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from mataserver.engines import single_job, wire
@@ -77,15 +78,14 @@ class WorkerConnection:
         """
         self._closed = True
         in_flight, self._in_flight = self._in_flight, {}
-        untaken = self._first_untaken() if isinstance(error, WorkerDied) else None
+        memory = self._memory
+        taken: float = math.inf
+        if memory is not None and isinstance(error, WorkerDied):
+            taken = memory.last_taken
         for request, on_reply in in_flight.items():
-            on_reply(error if untaken is None or request < untaken else NotDispatchedError())
-        if self._memory is not None:
-            self._memory.close()
-
-    def _first_untaken(self) -> int | None:
-        """Return the least number of a request that the worker did not take; None: unknown."""
-        return None if self._memory is None else self._memory.last_taken + 1
+            on_reply(error if request <= taken else NotDispatchedError())
+        if memory is not None:
+            memory.close()
 
     def feed(self, data: bytes) -> None:
         """Process received bytes. Raises on malformed data, and ``FloodError``."""
@@ -119,13 +119,13 @@ class WorkerConnection:
 
     def _dispatch_reply(self, request: int, reply: Reply) -> bool:
         """Dispatch a reply; return whether its request was in flight."""
-        self._watchdog.record_answer(
-            request, succeeded=not isinstance(reply.message, wire.RequestFailed)
-        )
+        message = reply.message
+        failure = message.failure if isinstance(message, wire.RequestFailed) else None
+        self._watchdog.record_answer(request, succeeded=failure is None)
         on_reply = self._in_flight.pop(request, None)
         if on_reply is None:
             return False
-        on_reply(reply)
+        on_reply(reply if failure is None else failure.error())
         return True
 
     def _count_unsolicited(self) -> None:

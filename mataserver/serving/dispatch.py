@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mataserver.engines.work import Outcome
 from mataserver.engines.worker_errors import NodeDied, NotDispatchedError, WorkerReplacedError
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
-    from mataserver.serving.batching import Batcher
     from mataserver.serving.loading import LoadCoordinator
-    from mataserver.serving.queues import QueuedJob
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 
@@ -52,7 +50,7 @@ class Dispatch:
             yield
         finally:
             slot.holds -= 1
-            self.release(slot)
+            self._release(slot)
 
     async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if necessary; return its outcome and queueing time in ms.
@@ -84,20 +82,39 @@ class Dispatch:
         ``NodeDied`` of a session's job). Returns a function that cancels the job; or None if
         nothing was started, because the model needs something that ``infer`` waits for.
         """
-        if BACKGROUND.get():
-            return None
-        slot = self._ready(plan)
+        slot = None if BACKGROUND.get() else self._ready(plan)
         if slot is None:
             return None
         batcher, ticket = slot.batcher, Ticket()
         queued = None if batcher is None else batcher.begin(job, ticket)
         if batcher is None or queued is None:
-            self.release(slot)
+            self._release(slot)
             return None
         self._background.foreground_started()
-        started = StartedJob(self, self._background, slot, batcher, queued, take)
-        ticket.take = started.complete
-        return started.cancel
+
+        def release() -> None:
+            try:
+                self._release(slot)
+            finally:
+                self._background.foreground_ended()
+
+        def complete(answer: Outcome | MataError) -> None:
+            try:
+                if isinstance(answer, Outcome):
+                    self._record(slot, answer, queued.queue_ms)
+            finally:  # whatever failed: release the model and answer the caller
+                try:
+                    release()
+                finally:
+                    take(answer, queued.queue_ms)
+
+        def cancel() -> None:
+            if not queued.future.done():
+                batcher.cancel(queued)
+                release()
+
+        ticket.take = complete
+        return cancel
 
     async def _infer(
         self, plan: ModelPlan, job: Job, *, low_priority: bool = False
@@ -109,13 +126,13 @@ class Dispatch:
                 if slot.batcher is None:
                     continue
                 outcome, waited = await slot.batcher.submit(job, low_priority=low_priority)
-                self.record(slot, outcome, waited)
+                self._record(slot, outcome, waited)
             except RETRIABLE as error:
                 failures.append(error)
                 _check_retriable(failures, job)
                 continue
             finally:
-                self.release(slot)
+                self._release(slot)
             return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
@@ -150,12 +167,12 @@ class Dispatch:
             async with contextlib.aclosing(slot.batcher.generate(job)) as items:
                 async for item in items:
                     if not isinstance(item, str):
-                        self.record(slot, item, 0.0)
+                        self._record(slot, item, 0.0)
                         if BACKGROUND.get():
                             self._background.record_duration(item.timing.total / 1e3)
                     yield item
         finally:
-            self.release(slot)
+            self._release(slot)
 
     @contextlib.contextmanager
     def lease_worker(self, plan: ModelPlan) -> Iterator[Worker]:
@@ -192,18 +209,18 @@ class Dispatch:
             if slot.worker is None or not slot.worker.is_alive:
                 await self._loads.ensure_loaded(slot, plan)
         except BaseException:
-            self.release(slot)
+            self._release(slot)
             raise
         return slot
 
-    def release(self, slot: Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         """Release a model held by a request."""
         slot.holders -= 1
         if slot.used and slot.worker is not None:
             self._residency.record_use(slot)
         self._residency.start_timer(slot)
 
-    def record(self, slot: Slot, outcome: Outcome, waited: float) -> None:
+    def _record(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         """Record a job's metrics. Call before releasing its slot, which records the last use."""
         slot.deaths, slot.used = 0, True
         if slot.worker is None:  # already being unloaded: ``release`` will not record the use
@@ -231,37 +248,3 @@ def _check_retriable(failures: Sequence[MataError], job: Job) -> None:
     if isinstance(error, NotDispatchedError):
         raise Unavailable("The model's worker keeps dying", retry_after=1) from None
     raise error
-
-
-class StartedJob(NamedTuple):
-    """A job started without a task; ``take`` receives its result."""
-
-    dispatch: Dispatch
-    background: Background
-    slot: Slot
-    batcher: Batcher
-    queued: QueuedJob
-    take: Callable[[Outcome | MataError, float], None]
-
-    def complete(self, answer: Outcome | MataError) -> None:
-        """Record the result, release the model and pass the result on."""
-        try:
-            if isinstance(answer, Outcome):
-                self.dispatch.record(self.slot, answer, self.queued.queue_ms)
-        finally:  # whatever failed: release the model and answer the caller
-            try:
-                self._release()
-            finally:
-                self.take(answer, self.queued.queue_ms)
-
-    def cancel(self) -> None:
-        """Cancel the job, unless it was already answered."""
-        if not self.queued.future.done():
-            self.batcher.cancel(self.queued)
-            self._release()
-
-    def _release(self) -> None:
-        try:
-            self.dispatch.release(self.slot)
-        finally:
-            self.background.foreground_ended()

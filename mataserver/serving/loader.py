@@ -58,30 +58,28 @@ class Loader:
         engine = self._engines.get(name)
         await asyncio.to_thread(_check_files, plan, self._logged_editions)
         needs = self._needs(plan)
-        assignment = self._assign(plan, plan.settings, device, needs)
-        confined = needs is None and self._is_confined(plan)
-        if confined:
-            assignment = replace(assignment, confinement=self._confinement(plan))
+        confinement = self._confinement(plan) if needs is None else None
+        assignment = replace(
+            self._assign(plan, plan.settings, device, needs), confinement=confinement
+        )
+        where = placement(plan, confined=confinement is not None)
         # Replicas start in tasks of their own, where ``sys.exit`` would end the event loop.
         with ends_as_errors():  # an engine may be a plugin's
-            worker = await engine.start(assignment, placement(plan, confined=confined))
+            worker = await engine.start(assignment, where)
         if not hasattr(worker, "infer"):  # an engine may be a plugin's
             raise MataError(f"The engine {name} started no worker")
         return worker
 
-    def _is_confined(self, plan: ModelPlan) -> bool:
-        """Whether a worker on this machine has restricted access to files and system calls."""
-        return self._settings.confine_models and all(
-            each.backend.confined for each in plan.with_parts
-        )
-
-    def _confinement(self, plan: ModelPlan) -> Confinement:
-        """Return the file access rules of a worker."""
-        paths = [each.spec.path for each in plan.with_parts if each.spec.path is not None]
+    def _confinement(self, plan: ModelPlan) -> Confinement | None:
+        """Return the file rules of a worker on this machine, None for one that is not confined."""
+        every = plan.with_parts
+        if not self._settings.confine_models or not all(each.backend.confined for each in every):
+            return None
+        paths = [each.spec.path for each in every if each.spec.path is not None]
         data, shared = self._settings.data_path, self._settings.shared_path
         return confinement.file_rules(
             data,
-            {each.owner for each in plan.with_parts},
+            {each.owner for each in every},
             paths,
             shared=None if shared == data else shared,
         )
