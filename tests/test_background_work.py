@@ -10,6 +10,7 @@ from batch_recorder import Recorder, batcher, submit
 from mataserver.engines.work import Job
 from mataserver.engines.worker_errors import NotDispatchedError
 from mataserver.errors import Unavailable
+from mataserver.serving import queues
 
 
 def submit_behind(made, *names):
@@ -30,11 +31,12 @@ async def test_background_work_goes_when_nothing_else_waits():
     assert worker.batches == [[b"a"], [b"b"], [b"c"], [b"x", b"y"], [b"z"]]
 
 
-async def test_background_work_that_waited_for_long_goes_before_others():
+async def test_background_work_that_waited_for_long_goes_before_others(monkeypatch):
     """A flood of requests does not shut it out."""
+    monkeypatch.setattr(queues, "MAX_BACKGROUND_WAIT", 0.0)
     worker = Recorder()
     worker.gate.clear()
-    made = batcher(worker, max_batch=2, max_background_wait=0.0)
+    made = batcher(worker, max_batch=2)
     jobs = submit(made, "a", "b") + submit_behind(made, "x") + submit(made, "c", "d")
     await asyncio.sleep(0.01)
     worker.gate.set()

@@ -13,8 +13,8 @@ from mataserver.engines.worker_errors import Failure, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params.table import Params
+from mataserver.serving.feeds import camera as cameras
 from mataserver.serving.feeds import feed as feed_module
-from mataserver.serving.feeds.camera import Camera
 from mataserver.serving.feeds.feed import FIRST_PAUSE, MAX_PAUSE, Feed, SourceLostError
 from mataserver.serving.frames import FrameSession
 from mataserver.serving.handle import Handle
@@ -87,7 +87,7 @@ async def make(parts):
     made = []
 
     def build(**options):
-        camera = Camera(
+        camera = cameras.Camera(
             parts.session,
             parts.feed,
             shown="x",
@@ -136,9 +136,10 @@ async def test_frames_that_were_passed_over_are_dropped(parts, make):
     assert (parts.session.frames, parts.session.dropped, parts.session.results) == (6, 4, 2)
 
 
-async def test_it_lingers_then_disconnects(parts, make):
+async def test_it_lingers_then_disconnects(parts, make, monkeypatch):
     """When the last viewer is gone the camera stays connected for a while, and comes back."""
-    camera, viewer = make(idle_disconnect=0.2), Viewer()
+    monkeypatch.setattr(cameras, "IDLE_DISCONNECT", 0.2)
+    camera, viewer = make(), Viewer()
     camera.subscribe(viewer)
     parts.source.give()
     await settle(lambda: viewer.received)
@@ -200,9 +201,10 @@ async def test_snapshots_alone_find_a_camera_that_is_back(parts, make):
     assert (await camera.newest()).number == 0
 
 
-async def test_a_snapshot_of_a_slow_model(parts, make):
+async def test_a_snapshot_of_a_slow_model(parts, make, monkeypatch):
     """Where no result comes in time there is none yet; later the last one is shown."""
-    camera = make(snapshot_timeout=0.05, always=True)
+    monkeypatch.setattr(cameras, "SNAPSHOT_TIMEOUT", 0.05)
+    camera = make(always=True)
     with pytest.raises(NotFound) as caught:
         await camera.newest()
     assert caught.value.detail == "The camera has given no result yet"
@@ -235,9 +237,10 @@ async def test_viewers_are_told_once(parts, make):
     assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
 
 
-async def test_who_comes_while_a_lost_camera_is_tried_again_is_told(parts, make):
+async def test_who_comes_while_a_lost_camera_is_tried_again_is_told(parts, make, monkeypatch):
     """An attempt may take as long as the camera is silent: until then its loss is known."""
-    camera, first, second = make(snapshot_timeout=0.05), Viewer(), Viewer()
+    monkeypatch.setattr(cameras, "SNAPSHOT_TIMEOUT", 0.05)
+    camera, first, second = make(), Viewer(), Viewer()
     camera.subscribe(first)
     parts.source.frames.put_nowait(MataError("gone"))
     await settle(lambda: (parts.feed.failures, parts.feed.state) == (1, "connecting"))

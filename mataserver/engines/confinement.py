@@ -62,7 +62,9 @@ def file_rules(
     writable = [data_dir / name for name in plugins]
     writable += [Path(values[name]).expanduser() for name in CACHES if values.get(name)]
     own = [data_dir, *((shared,) if shared is not None else ())]
-    hidden = [*_private_paths(data_dir), *_shared_secrets(shared), *_credential_paths(values)]
+    hidden = [*_private_paths(data_dir), *_credential_paths(values)]
+    if shared is not None:  # the key and the trust records of the front-ends
+        hidden += [shared / FILE, shared / FRONTENDS]
     readable = {_readable_path(path.resolve(), own) for path in models}
     readable |= {cache_directory(values), *writable}
     return Confinement(
@@ -81,12 +83,6 @@ def _private_paths(data_dir: Path) -> Iterator[Path]:
     for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
         if path.name.endswith(_DATABASE_SUFFIXES) or (path.is_dir() and path.name[0] != "."):
             yield path
-
-
-def _shared_secrets(shared: Path | None) -> Iterator[Path]:
-    """Yield the front-ends' shared paths that no model may see: the key and the trust records."""
-    if shared is not None:
-        yield from (shared / FILE, shared / FRONTENDS)
 
 
 def _credential_paths(values: Mapping[str, str]) -> Iterator[Path]:

@@ -192,8 +192,7 @@ class ModelHost:
 
     def close_session(self, session: str) -> None:
         """Discard a session's state."""
-        state = self._sessions.pop(session, None)
-        close_quietly(state)
+        close_quietly(self._sessions.pop(session, None))
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model. Raises a ``MataError``."""

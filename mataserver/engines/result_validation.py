@@ -130,7 +130,6 @@ def _is_finite(array: Any) -> bool:
 
 
 def _check_text_fields(result: Any) -> None:
-    """Check a result's fields other than lists."""
     if not isinstance(getattr(result, "text", ""), str):
         raise InvalidResultError(f"text is a {type(result.text).__name__}")
     usage = getattr(result, "usage", UNSET)

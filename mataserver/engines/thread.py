@@ -152,7 +152,6 @@ class ThreadWorker:
 
     def _abandon(self, error: MataError, death: Death) -> None:
         self._alive = False
-        self._cancel_decode_check()
         self._watchdog.stop()
         self._thread.post(self._host.close)  # in case it ever becomes responsive again
         self._thread.end()
@@ -187,18 +186,12 @@ class ThreadWorker:
             later = check_interval(self._decode_timeout)
             self._decode_check = self._loop.call_later(later, self._check_decoding)
 
-    def _cancel_decode_check(self) -> None:
-        if self._decode_check is not None:
-            self._decode_check.cancel()
-            self._decode_check = None
-
     async def close(self) -> None:
         """Close the model and end the thread."""
         if not self._alive:
             return
         ended = self._thread.submit(self._host.close, watched=False)
         self._alive = False
-        self._cancel_decode_check()
         self._thread.end()
         try:
             async with asyncio.timeout(5.0):

@@ -92,7 +92,6 @@ class ModelProcess:
         )
 
     def _message_work(self, received: wire.ReceivedMessage) -> Callable[[list[DecodedJob]], None]:
-        """Return the work for a message of a service, a stream or a session."""
         message, parts = received.header.message, wire.parts(received)
         if isinstance(message, (wire.Call, wire.OpenStream)):
             return lambda _: self._streams.call(message, parts)

@@ -139,7 +139,6 @@ class ModelPlans:
         entry: Entry,
         above: frozenset[tuple[str, str]],
     ) -> dict[str, ModelPlan]:
-        """Return the plans of a backend's parts."""
         if provided.backend.parts is None:
             return {}
         plans = {}

@@ -70,11 +70,15 @@ class Child:
         """The stream of its standard output, for protocols other than messages."""
         return cast("StreamReader", self._process.stdout)
 
+    @property
+    def _input(self) -> StreamWriter:
+        return cast("StreamWriter", self._process.stdin)
+
     async def send(self, message: object) -> None:
         """Send a message. Raises ``ConnectionError`` if the child's input is closed."""
         self.write(msgspec.json.encode(message) + b"\n")
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            await self._drain()
+            await self._input.drain()
 
     async def feed(self, data: bytes) -> None:
         """Write raw bytes, and wait until the child has room for more.
@@ -82,22 +86,18 @@ class Child:
         Raises ``ConnectionError`` if its input is closed.
         """
         self.write(data)
-        await self._drain()
-
-    async def _drain(self) -> None:
-        """Wait until the pipe has room."""
-        await cast("StreamWriter", self._process.stdin).drain()
+        await self._input.drain()
 
     def write(self, data: bytes) -> None:
         """Write bytes to its standard input without draining."""
         try:
-            cast("StreamWriter", self._process.stdin).write(data)
+            self._input.write(data)
         except RuntimeError as error:  # uvloop's error for a closed pipe
             raise ConnectionResetError from error
 
     def close_input(self) -> None:
         """Close its standard input."""
-        cast("StreamWriter", self._process.stdin).close()
+        self._input.close()
 
     async def messages(self, kind: Any) -> AsyncIterator[Any]:
         """Yield its messages, of a type that may be a union, until it ends.

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Job, Outcome, Worker
     from mataserver.serving.queues import Ticket
 
-MAX_BACKGROUND_WAIT = 10.0
-"""Maximum seconds that background work waits for empty queues."""
-
 log = logging.getLogger("mataserver.batching")
 
 
@@ -47,14 +44,13 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         queue_limit: int,
-        max_background_wait: float = MAX_BACKGROUND_WAIT,
     ) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._limit = queue_limit
-        self._queues = JobQueues(max_batch, queue_limit, max_background_wait)
+        self._queues = JobQueues(max_batch, queue_limit)
         self._batches_in_flight = 0
         self._jobs_in_flight = 0
         self._leases = 0

@@ -144,6 +144,5 @@ def _parse_lines(text: str) -> dict[str, str]:
 
 
 def _as_sentence(text: str) -> str:
-    """Return a docstring line as a description."""
     plain = text.replace("``", "`").strip()
     return plain[:1].upper() + plain[1:] + ("" if plain.endswith(".") else ".")

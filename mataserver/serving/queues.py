@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Job, Outcome
     from mataserver.errors import MataError
 
+MAX_BACKGROUND_WAIT = 10.0
+"""Maximum seconds that background work waits while there is other work."""
+
 log = logging.getLogger("mataserver.batching")
 
 
@@ -91,14 +94,12 @@ class JobQueues:
     """Three queues: single requests, sessions' frames, and background work.
 
     At most ``limit`` single requests and background jobs are queued; frames are not limited, as a
-    session has only a few and must not be starved by requests. Background work waits for at most
-    ``max_background_wait`` seconds while there is other work.
+    session has only a few and must not be starved by requests.
     """
 
-    def __init__(self, max_batch: int, limit: int, max_background_wait: float) -> None:
+    def __init__(self, max_batch: int, limit: int) -> None:
         self._max_batch = max_batch
         self._limit = limit
-        self._max_background_wait = max_background_wait
         self._low_priority_taken_at = 0.0
         self._frame_next = False
         # Public: read directly by the batcher, several times per request.
@@ -136,7 +137,7 @@ class JobQueues:
     def _is_overdue(self) -> bool:
         """Whether background work has waited too long since its last batch."""
         queued_at = max(self.low_priority[0].queued_at, self._low_priority_taken_at)
-        return time.perf_counter() - queued_at >= self._max_background_wait
+        return time.perf_counter() - queued_at >= MAX_BACKGROUND_WAIT
 
     def _take_low_priority(self, *, stateful: bool) -> list[QueuedJob]:
         """Take a batch of background work; of one job if the model is stateful."""

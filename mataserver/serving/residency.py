@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mataserver.errors import Unavailable
@@ -68,12 +69,11 @@ class Residency:
 
     def set_queue_gauges(self) -> None:
         """Set the gauges of queue lengths and workers."""
-        names = {slot.plan.spec.name for slot in self.slots.values()}
-        waiting, workers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-        for slot in self.slots.values():
-            waiting[slot.plan.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
-            workers[slot.plan.spec.name] += slot.workers
-        for name in names:
+        waiting, workers = Counter[str](), Counter[str]()
+        for (name, _), slot in self.slots.items():
+            waiting[name] += 0 if slot.batcher is None else len(slot.batcher)
+            workers[name] += slot.workers
+        for name in waiting:
             self._metrics.queued.labels(name).set(waiting[name])
             self._metrics.workers.labels(name).set(workers[name])
 
@@ -175,7 +175,6 @@ class Residency:
 
 
 def _stop_autoscaling(slot: Slot) -> None:
-    """Stop autoscaling a model."""
     if slot.autoscaling is not None:
         slot.autoscaling.cancel()
         slot.autoscaling = None

@@ -73,7 +73,6 @@ class ServedSessions:
     def _camera(
         self, session: Session, source: SessionSource, fps: float | None, *, always: bool
     ) -> Camera:
-        """Return what reads a service's source and infers its frames."""
         reconnected = self._metrics.reconnects.labels(session.model).inc
         damaged = self._metrics.damaged.labels(session.model).inc
         return Camera(
@@ -144,7 +143,6 @@ class ServedSessions:
             self._metrics.cameras.labels(state).set(states.count(state))
 
     def _publish(self, session: Session, inferred: InferredFrame) -> None:
-        """Notify services of a frame's result."""
         if self._observers:
             self._observers.publish(
                 ResultEvent(

@@ -58,8 +58,6 @@ class Camera:
         shown: str,
         fps: float | None = None,
         always: bool = False,
-        idle_disconnect: float = IDLE_DISCONNECT,
-        snapshot_timeout: float = SNAPSHOT_TIMEOUT,
         on_inferred: Callable[[InferredFrame], None] | None = None,
     ) -> None:
         self.feed = feed
@@ -68,8 +66,6 @@ class Camera:
         self.always = always
         self.viewers: set[Subscriber] = set()
         self._session = session
-        self._idle_disconnect = idle_disconnect
-        self._snapshot_timeout = snapshot_timeout
         self._on_inferred = on_inferred
         self._pending_snapshots = 0
         self._demand = asyncio.Event()
@@ -111,7 +107,7 @@ class Camera:
         self._pending_snapshots += 1
         self._update_demand()
         try:
-            async with asyncio.timeout(self._snapshot_timeout):
+            async with asyncio.timeout(SNAPSHOT_TIMEOUT):
                 return await asyncio.shield(self._next)
         except TimeoutError:
             if self._newest is not None:
@@ -132,7 +128,6 @@ class Camera:
         self._next.exception()  # marks it as retrieved: it may have no awaiter
 
     def _update_demand(self) -> None:
-        """Update whether the camera is in demand."""
         if self.always or self.viewers or self._pending_snapshots:
             self._demand.set()
         else:
@@ -168,7 +163,7 @@ class Camera:
         if self._demand.is_set():
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._idle_disconnect):
+            async with asyncio.timeout(IDLE_DISCONNECT):
                 await self._demand.wait()
                 return
         await self.feed.stop()
@@ -182,7 +177,6 @@ class Camera:
         await asyncio.sleep(self._due - now)
 
     async def _serve(self, frame: SourceFrame) -> None:
-        """Infer a frame and publish the result."""
         session = self._session
         number = session.receive(frame.passed)
         session.drop(frame.passed - 1)
