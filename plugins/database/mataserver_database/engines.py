@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import ssl
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -31,6 +32,8 @@ _UNUSED = frozenset(
 """Parameters that hosters give and the driver has no use for: the setting ``timeout`` counts."""
 _REQUIRED = "require"
 """A value of theirs that asks for protection: it is refused, since the driver cannot give it."""
+_SYSTEM, _FULL = "system", "verify-full"
+"""Values of ``sslrootcert`` and ``sslmode``: the system's certificates, of the very host."""
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _NO_URL = "plugins.database.url: not a URL that PostgreSQL's clients read"
 
@@ -129,6 +132,8 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
         exceptions.PostgresSyntaxError,  # options that are none
     )
     try:
+        if trust := _system_trust(dsn):
+            arguments["ssl"] = trust
         connection = await asyncpg.connect(dsn, **arguments)
     except wrong as error:
         raise MataError(f"plugins.database.url: {error}") from None
@@ -150,10 +155,24 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
     return connection
 
 
+def _system_trust(dsn: str) -> ssl.SSLContext | None:
+    """Return TLS by the system's certificates if a URL wants them: the driver seeks such a file.
+
+    Raises ``MataError`` for a mode that would not check the host's name, as PostgreSQL's clients.
+    """
+    given = dict(parse_qsl(urlsplit(dsn).query))
+    if given.get("sslrootcert") != _SYSTEM:
+        return None
+    if given.get("sslmode", _FULL) != _FULL:
+        raise MataError(f"plugins.database.url: sslrootcert={_SYSTEM} needs sslmode={_FULL}")
+    context = ssl.create_default_context()
+    if "sslcert" in given:
+        context.load_cert_chain(given["sslcert"], given.get("sslkey"))
+    return context
+
+
 def _unreadable_file(dsn: str) -> str | None:
     """Return the first file of a URL's parameters that cannot be read: no error of TLS names it."""
     given = dict(parse_qsl(urlsplit(dsn).query))
-    return next(
-        (given[each] for each in _FILES if each in given and not os.access(given[each], os.R_OK)),
-        None,
-    )
+    files = (given[each] for each in _FILES if given.get(each, _SYSTEM) != _SYSTEM)
+    return next((file for file in files if not os.access(file, os.R_OK)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import ssl
 import subprocess
@@ -75,6 +76,7 @@ async def _socket_folder(url):
         ("{url}?sslmode=perhaps", "`sslmode` parameter must be one of: disable,"),
         ("{url}?channel_binding=require", 'parameter "channel_binding"'),
         ("{url}?gssencmode=require", 'parameter "gssencmode"'),
+        ("{url}?sslrootcert=system&sslmode=require", "system needs sslmode=verify-full"),
         ("{url}?options=x", "invalid command-line argument for server process: x"),
         ("{url}?work_mem=much", 'invalid value for parameter "work_mem"'),
         ("postgresql://mata:hunter2", "not a URL that PostgreSQL's clients read"),
@@ -125,6 +127,31 @@ async def test_a_certificate_that_is_not_trusted(tmp_path, untrusted):
         await database.check()
     await database.close()
     assert "certificate verify failed" in reason_of(raised.value)
+
+
+@pytest.mark.parametrize("mode", ["", "&sslmode=verify-full"])
+async def test_the_certificates_of_the_system(tmp_path, untrusted, mode, monkeypatch):
+    """``system`` is no file: one that the system does not trust is refused, and a host's name."""
+    port, certificate = untrusted
+    url = f"postgresql://mata@127.0.0.1:{port}/x?sslrootcert=system{mode}"
+    for known, told in ((False, "self.signed certificate"), (True, "Hostname|IP address mismatch")):
+        if known:
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        database = Database(tmp_path, url)
+        with pytest.raises(Busy) as raised:
+            await database.check()
+        await database.close()
+        assert re.search(told, reason_of(raised.value))
+
+
+async def test_the_clients_certificate_beside_those_of_the_system(tmp_path):
+    """Its file is read, and named when it is not there."""
+    url = "postgresql://mata@127.0.0.1:1/x?sslrootcert=system&sslcert=/nowhere/own.pem"
+    database = Database(tmp_path, url)
+    with pytest.raises(Busy) as raised:
+        await database.check()
+    await database.close()
+    assert reason_of(raised.value).endswith("No such file or directory: '/nowhere/own.pem'")
 
 
 async def test_a_file_that_is_not_there(tmp_path):
