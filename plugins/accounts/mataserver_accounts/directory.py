@@ -11,6 +11,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import sqlalchemy as sa
+
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
 from mataserver_accounts.snapshot import InvalidToken, KeyRates, Snapshot
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 1.0
 STORE_SECONDS = 5.0
 """How often a revocation that could not be stored is tried again."""
+APART_SECONDS = 60.0
+"""How far the clock may differ from the database's before that is told; a token lasts minutes."""
 BEHIND_SECONDS = 3_600.0
 """How far the clock may be behind what another server wrote down before that is told."""
 
@@ -97,6 +101,13 @@ class Directory:
         await accounts.secret("version")
         await self.refresh()
         self._check_clock(_require_open(self._snapshot).newest())
+        if abs(ahead := self._clock() - await _time_of(database)) > APART_SECONDS:
+            self._log.warning(
+                "the clock is %.0f seconds %s the database's: until it is set, tokens from a "
+                "server whose clock is behind end too early on the others, or are refused at once",
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+            )
         database.watch(CHANNEL, self._change_event.set)
 
     def _check_clock(self, newest: float) -> None:
@@ -224,3 +235,9 @@ def _require_open(part: T | None) -> T:
     if part is None:
         raise Unavailable("Accounts are not open")
     return part
+
+
+async def _time_of(database: Database) -> float:
+    """Return Unix seconds by the clock that all servers of a database have in common."""
+    async with database.read() as connection:
+        return float(await connection.scalar(sa.select(database.now())) or 0.0)
