@@ -27,6 +27,7 @@ from mataserver_ray.node_runner import NodeRunner
 from mataserver_ray.ray_cluster import RunnerLostError
 
 HOST = "127.0.0.1"
+MEMORY = 12_507_830_272.0
 
 
 class Daemon:
@@ -191,9 +192,13 @@ class _Cluster:
 
     def nodes(self):
         return [
-            Node(n["name"], n["name"], HOST, n["port"], {"CPU": n["cpu"]}, {"CPU": self.free(n)})
-            for n in self.told()["nodes"]
+            Node(n["name"], n["name"], HOST, n["port"], *self.room(n)) for n in self.told()["nodes"]
         ]
+
+    def room(self, node):
+        """Return the whole and the free room of a node, all of its memory."""
+        amounts = (node["cpu"], self.free(node))
+        return ({"CPU": cpus, "memory": MEMORY} for cpus in amounts)
 
     def free(self, node):
         return node["cpu"] - sum(self._taken.get(node["name"], {}).values())

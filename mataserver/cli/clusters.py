@@ -124,14 +124,14 @@ def _cells(node: NodeRow) -> tuple[str, ...]:
         node.name,
         _usage(node, "CPU"),
         _usage(node, "GPU"),
-        _usage(node, "memory", 1e6),
+        _usage(node, "memory", 1e6, digits=0),
         ", ".join(_worker_count(node.workers)) or UNKNOWN,
     )
 
 
-def _usage(node: NodeRow, what: str, unit: float = 1.0) -> str:
-    """Return a resource's free and total amounts, rounded to hundredths."""
-    free, total = (round(each.get(what, 0.0) / unit, 2) for each in (node.free, node.total))
+def _usage(node: NodeRow, what: str, unit: float = 1.0, digits: int = 2) -> str:
+    """Return a resource's free and total amounts, rounded to ``digits`` decimals."""
+    free, total = (round(each.get(what, 0.0) / unit, digits) for each in (node.free, node.total))
     return f"{free:.12g} of {total:.12g}"
 
 

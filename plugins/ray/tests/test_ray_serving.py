@@ -22,6 +22,7 @@ from served_on_ray import (
 from api_answers import until
 from conftest import picture
 from mataserver import testing
+from stand_in_cluster import MEMORY
 from test_engine_contract import SOON
 
 
@@ -91,16 +92,16 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
             "id": busy,
             "name": busy,
             "workers": ["fake-detect"],
-            "total": {"CPU": 4.0},
-            "free": {"CPU": 3.0},
+            "total": {"CPU": 4.0, "memory": MEMORY},
+            "free": {"CPU": 3.0, "memory": MEMORY},
         }
-        assert (nodes[idle]["free"], nodes[idle]["workers"]) == ({"CPU": 4.0}, [])
+        assert (nodes[idle]["free"]["CPU"], nodes[idle]["workers"]) == (4.0, [])
         told = await gauges(http)
         assert (told[f'workers{{node="{busy}"}}'], told["away"], len(told)) == ("1.0", "0.0", 2)
         code, printed = await command(http, "cluster", "status")
         assert code == 0
         lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed.splitlines()}
-        assert lines[busy] == "3 of 4 0 of 0 0 of 0 fake-detect"
+        assert lines[busy] == "3 of 4 0 of 0 12508 of 12508 fake-detect"
         assert lines["fake-detect:"] == "0 waiting"
         await cluster.kill_head()
         await until(lambda: _away(http), SOON)
