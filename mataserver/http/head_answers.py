@@ -11,8 +11,10 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
+from mataserver.contract.handles import Encoded
 from mataserver.http import codec
 from mataserver.http.common_headers import REQUEST_ID, new_request_id
+from mataserver.http.protocol import CompleteResponse
 from mataserver.http.request_warnings import warn
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract.handles import Encoded
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_connection import CachingConnection
 
@@ -30,11 +31,11 @@ _ANSWER = (
 )
 
 
-def lasting(result: Encoded | Exception) -> Encoded | Exception:
+def lasting(result: Any) -> Any:
     """Return a result that stays valid; a view of a worker's memory is copied."""
-    if isinstance(result, Exception):
-        return result
-    return msgspec.structs.replace(result, body=bytes(result.body))
+    if isinstance(result, Encoded):
+        return msgspec.structs.replace(result, body=bytes(result.body))
+    return result
 
 
 def _write_long(transport: asyncio.WriteTransport, head: bytes, body: bytes | memoryview) -> None:
@@ -70,7 +71,7 @@ class AnswerSender:
         self._left = 0
         self._counted = False
 
-    def _send_direct(self, answer: Encoded) -> bool:
+    def _send_direct(self, answer: Any) -> bool:
         """Send an answer at once; return whether that was possible."""
         connection, body = self._connection, answer.body
         transport = connection.transport
@@ -87,6 +88,13 @@ class AnswerSender:
             _write_long(transport, head.encode(), body)
         return True
 
+    def _new_request(self) -> web.Request | None:
+        """Return the request as handlers have it; None after a disconnect."""
+        request = self._connection.request(self._known)
+        if request is not None:
+            request[REQUEST_ID] = new_request_id()
+        return request
+
     async def _deliver(self, request: web.Request, found: Any) -> None:
         """Send a result as the middleware and aiohttp do.
 
@@ -94,7 +102,7 @@ class AnswerSender:
         """
         try:
             try:
-                finished = self._response(request, found)
+                finished = self._finished(request, found)
                 await self._write(request, finished)
             except ConnectionError:
                 return
@@ -107,18 +115,23 @@ class AnswerSender:
             self._connection.end(at_once=not self._left)
 
     async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
+        if isinstance(finished, CompleteResponse):
+            await finished.send_direct(request)
         await finished.prepare(request)
         await finished.write_eof()
 
-    def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
+    def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
+        """Return the answer to a request that did not fail."""
+        warn(request, found.warning)
+        form, stages = self._known.repeat.form, codec.server_timing(found)
+        return codec.respond(found.body, form=form, timing=stages)
+
+    def _finished(self, request: web.Request, found: Any) -> web.StreamResponse:
         """Return an answer in the form that the middleware produces."""
-        request[REQUEST_ID] = new_request_id()
         if isinstance(found, Exception):
-            response = self._middleware.refuse(request, found)
+            response: web.StreamResponse = self._middleware.refuse(request, found)
         else:
-            form, stages = self._known.repeat.form, codec.server_timing(found)
-            response = codec.respond(found.body, form=form, timing=stages)
-            warn(request, found.warning)
+            response = self._response(request, found)
         self._counted = True
         return self._middleware.finish(request, response, self._started_at)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.http.head_claims import ClaimedRequest, SettledResult
+from mataserver.http.head_claims import ClaimedRequest
 from mataserver.http.head_connection import CachingConnection
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class StreamedRequest(ClaimedRequest):
             self._answering = True
             if self._timer is not None:
                 self._timer.cancel()  # it was the body's
-            self._finish(SettledResult(error))
+            self._finish(error)
             return
         if sink is None:
             return
@@ -165,7 +165,7 @@ class StreamedRequest(ClaimedRequest):
         self._left_at_check, self._was_paused = self._left, self._is_paused
         self._timer = self._loop.call_later(self._known.seconds, self._check_pace)
 
-    def _finish(self, result: PlainAnswer | Unfinished) -> None:
+    def _finish(self, result: PlainAnswer | Unfinished | Exception) -> None:
         self._sink = None
         self.resume()
         super()._finish(result)

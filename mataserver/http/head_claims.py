@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
-from mataserver.http.common_headers import BEGUN, REQUEST_ID, new_request_id
+from mataserver.http.common_headers import BEGUN, new_request_id
 from mataserver.http.handler_results import body_size, require_room
 from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.head_requests import KnownRequest
@@ -67,31 +67,19 @@ class ClaimedRequest(KnownRequest):
         try:
             self._withdraw = self._connection.run_in_context(begin, head, body, self._finish)
         except Exception as error:
-            self._unfinished = SettledResult(error)
-            return False
+            self._settle(error)
+            return True
         return self._withdraw is not None
 
-    def _finish(self, result: PlainAnswer | Unfinished) -> None:
-        """Answer with the result, at once if it is a plain answer."""
-        if not isinstance(result, PlainAnswer):
-            self._unfinished, self._withdraw = result, result.withdraw
-            self._task = self._connection.spawn(self._respond(None))
+    def _finish(self, result: PlainAnswer | Unfinished | Exception) -> None:
+        """Answer with the result; by the service in a task if that is unfinished."""
+        if isinstance(result, (PlainAnswer, Exception)):
+            self._settle(result)
             return
-        self._withdraw = None
-        try:
-            left, unsent = self._send_plain(result), SettledResult(result)
-        except Exception as error:  # must be answered here, as there is no other handler
-            left, unsent = False, SettledResult(error)
-        if not left:
-            self._unfinished = unsent
-            self._task = self._connection.spawn(self._respond(None))
-            return
-        self._pieces = []
-        self._release()
-        self._next()
+        self._unfinished, self._withdraw = result, result.withdraw
+        self._task = self._connection.spawn(self._respond(None))
 
-    def _send_plain(self, result: PlainAnswer) -> bool:
-        """Send an answer in one piece; return whether that was possible."""
+    def _send_direct(self, result: PlainAnswer) -> bool:
         connection, lines = self._connection, _encoded_fields(result.fields)
         transport = connection.transport
         if transport is None or transport.is_closing() or connection.writing_paused:
@@ -123,12 +111,9 @@ class ClaimedRequest(KnownRequest):
 
     async def _respond(self, _refusal: Exception | None) -> None:
         self._withdraw = None  # from here on cancelling the task cancels the work
-        request = self._connection.request(self._known)
+        request = self._new_request()
         try:
             if request is not None:
-                request[REQUEST_ID] = new_request_id()
-                request[BEGUN] = self._started_at
-                request[CLAIMED] = _claimed_marker
                 self._request = request
                 await self._deliver(request, await self._result())
             elif self._unfinished is not None:
@@ -141,11 +126,14 @@ class ClaimedRequest(KnownRequest):
             self._release()
         self._next()
 
-    def _next(self) -> None:
-        """Process the next request."""
-        self._connection.next_request(self._next_data)
+    def _new_request(self) -> web.Request | None:
+        request = super()._new_request()
+        if request is not None:
+            request[BEGUN] = self._started_at
+            request[CLAIMED] = _claimed_marker
+        return request
 
-    async def _work(self) -> Any:
+    async def _work(self) -> web.StreamResponse:
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             self._pieces = []  # the service has them; a reference cycle would retain them
@@ -155,35 +143,11 @@ class ClaimedRequest(KnownRequest):
         require_room(self._middleware.budget, body_size(response))
         return response
 
-    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
-        if isinstance(finished, CompleteResponse):
-            await finished.send_direct(request)
-        await super()._write(request, finished)
-
-    def _response(self, request: web.Request, result: Any) -> web.StreamResponse:
-        """Return an answer in the form that the middleware produces."""
-        response = (
-            self._middleware.refuse(request, result) if isinstance(result, Exception) else result
-        )
-        self._counted = True
-        return self._middleware.finish(request, response, self._started_at)
-
-
-class SettledResult:
-    """A result to be sent by a task: an answer, or a failure."""
-
-    def __init__(self, result: PlainAnswer | Exception) -> None:
-        self._result = result
-
-    async def finish(self, _request: web.Request) -> web.StreamResponse:
-        """Return the answer, or raise the failure."""
-        if isinstance(self._result, Exception):
-            raise self._result
-        fields, body = self._result
-        return CompleteResponse(headers=list(fields), body=body)
-
-    def withdraw(self) -> None:
-        """Do nothing: it holds no resources."""
+    def _response(self, _request: web.Request, result: Any) -> web.StreamResponse:
+        if isinstance(result, PlainAnswer):
+            return CompleteResponse(headers=list(result.fields), body=result.body)
+        response: web.StreamResponse = result
+        return response
 
 
 def _encoded_fields(fields: tuple[tuple[str, str], ...]) -> str | None:

@@ -157,18 +157,22 @@ class KnownRequest(AnswerSender):
                 begin, body, self._boundary, self._on_result
             )
         except Exception as error:
-            self._task = self._connection.spawn(self._finish_request(error))
+            self._settle(error)
             return True
         return self._withdraw is not None
 
     def _on_result(self, result: Encoded | Exception) -> None:
-        """Answer with the result, at once if it is plain; its body may be valid only now."""
-        self._withdraw = None
+        """Answer with the result, or try again."""
         if isinstance(result, RETRIABLE):
+            self._withdraw = None
             self._task = self._connection.spawn(self._respond(None))
-            return
-        self._pieces = []
-        left = False
+        else:
+            self._settle(result)
+
+    def _settle(self, result: Any) -> None:
+        """Answer with a result, at once if it is plain; its body may be valid only now."""
+        self._withdraw = None
+        self._pieces, left = [], False
         if not isinstance(result, Exception):
             try:
                 require_room(self._middleware.budget, len(result.body))
@@ -179,7 +183,7 @@ class KnownRequest(AnswerSender):
             self._task = self._connection.spawn(self._finish_request(lasting(result)))
             return
         self._release()
-        self._connection.next_request(self._next_data)
+        self._next()
 
     async def _respond(self, refusal: Exception | None) -> None:
         try:
@@ -190,11 +194,11 @@ class KnownRequest(AnswerSender):
             raise
         await self._finish_request(result)
 
-    async def _finish_request(self, result: Encoded | Exception) -> None:
+    async def _finish_request(self, result: Any) -> None:
         """Send the result, and continue with data that arrived meanwhile."""
         try:
             if isinstance(result, Exception) or not self._send_direct(result):
-                request = self._connection.request(self._known)
+                request = self._new_request()
                 if request is not None:
                     await self._deliver(request, result)
         except BaseException as error:
@@ -202,6 +206,10 @@ class KnownRequest(AnswerSender):
             raise
         finally:
             self._release()
+        self._next()
+
+    def _next(self) -> None:
+        """Process the next request."""
         self._connection.next_request(self._next_data)
 
     async def _result(self) -> Any:
