@@ -87,8 +87,7 @@ class PackageFiles:
         self._root = resources.files(package).joinpath(folder)
         self._made = made or {}
         self._policy = policy
-        self._cache: dict[str, _File] = {}
-        self._loading: dict[str, asyncio.Task[_File]] = {}
+        self._files: dict[str, asyncio.Task[_File]] = {}
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with the file that the path names. Raises ``NotFound``."""
@@ -96,7 +95,7 @@ class PackageFiles:
 
     async def respond(self, request: web.Request, name: str) -> web.Response:
         """Answer with a file. Raises ``NotFound``."""
-        file = self._cache.get(name) or await self._load(name)
+        file = await self._load(name)
         accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "")
         compressed = bool(file.compressed) and accepts_gzip(accepted)
         tag = f"{file.tag}{'-gzip' if compressed else ''}"  # each representation has its own
@@ -117,19 +116,18 @@ class PackageFiles:
         return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
     async def _load(self, name: str) -> _File:
-        """Read a file into the cache, once for all who ask meanwhile. Raises ``NotFound``."""
-        task = self._loading.get(name)
+        """Return a file, read once for all who ask. Raises ``NotFound``."""
+        task = self._files.get(name)
         if task is None:
             # In a thread: compressing a megabyte takes as long as several inferences.
             work = asyncio.to_thread(_File.of, self._source(name))
-            task = self._loading[name] = asyncio.create_task(work)
-            task.add_done_callback(lambda done: self._loaded(name, done))
+            task = self._files[name] = asyncio.create_task(work)
+            task.add_done_callback(lambda done: self._forget_failed(name, done))
         return await asyncio.shield(task)  # who leaves ends it for nobody else
 
-    def _loaded(self, name: str, task: asyncio.Task[_File]) -> None:
-        del self._loading[name]
-        if not task.cancelled() and task.exception() is None:
-            self._cache[name] = task.result()
+    def _forget_failed(self, name: str, task: asyncio.Task[_File]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            del self._files[name]
 
     def _source(self, name: str) -> Callable[[], bytes]:
         """Return what returns a file's bytes. Raises ``NotFound``."""

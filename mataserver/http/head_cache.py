@@ -6,6 +6,7 @@ cached byte for byte, and only after aiohttp's strict parser and a handler have 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,7 +96,6 @@ class HeadCache:
         self.middleware = middleware
         self.hits = 0
         self._known: dict[bytes, KnownHead] = {}
-        self._of_owner: dict[str, dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -119,7 +119,7 @@ class HeadCache:
         principal = self.middleware.gate.owner(known.key)
         if principal is not None and principal.may(known.route.needs):
             return principal
-        self._evict(head)
+        del self._known[head]
         return None
 
     def learn(
@@ -170,20 +170,11 @@ class HeadCache:
         return owner, message, request.match_info, label, min(limit, MAX_BODY), seconds
 
     def _store(self, head: bytes, known: KnownHead) -> None:
-        if head in self._known:
-            self._evict(head)
+        self._known.pop(head, None)  # it becomes the newest
         self._known[head] = known
-        self._of_owner.setdefault(known.owner, {})[head] = None
         if len(self._known) > MAX_HEADS:
-            most = max(self._of_owner.values(), key=len)
-            self._evict(next(iter(most)))
-
-    def _evict(self, head: bytes) -> None:
-        owner = self._known.pop(head).owner
-        heads = self._of_owner[owner]
-        del heads[head]
-        if not heads:
-            del self._of_owner[owner]
+            [(most, _)] = Counter(each.owner for each in self._known.values()).most_common(1)
+            del self._known[next(head for head, of in self._known.items() if of.owner == most)]
 
 
 def matches_request(start: RequestStart, request: web.Request) -> bool:

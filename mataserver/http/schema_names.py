@@ -24,7 +24,8 @@ def with_own_names(schemas: list[Any], components: dict[str, Any]) -> tuple[list
         names.get(name, name): {**body, "title": names[name]} if name in names else body
         for name, body in components.items()
     }
-    return _with_references(schemas, names), _with_references(renamed, names)
+    references = {_PREFIX + name: _PREFIX + own for name, own in names.items()}
+    return _with_references(schemas, references), _with_references(renamed, references)
 
 
 def own_names(components: Iterable[str]) -> dict[str, str]:
@@ -52,19 +53,10 @@ def _camel(parts: Iterable[str]) -> str:
     return "".join(word.capitalize() for part in parts for word in part.split("_"))
 
 
-def _with_references(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a schema whose references have the new names."""
+def _with_references(value: Any, new: Mapping[str, str], key: str = "") -> Any:
+    """Return a schema whose references are ``new``; a property may be called ``$ref``, too."""
     if isinstance(value, dict):
-        return {
-            key: _reference(each, names) if key == "$ref" else _with_references(each, names)
-            for key, each in value.items()
-        }
-    return [_with_references(each, names) for each in value] if isinstance(value, list) else value
-
-
-def _reference(target: Any, names: Mapping[str, str]) -> Any:
-    """Return a reference to the new name; a property may be called ``$ref``, too."""
-    if not isinstance(target, str):
-        return _with_references(target, names)
-    name = target.removeprefix(_PREFIX)
-    return _PREFIX + names.get(name, name) if target.startswith(_PREFIX) else target
+        return {name: _with_references(each, new, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_references(each, new) for each in value]
+    return new.get(value, value) if key == "$ref" else value
