@@ -56,11 +56,9 @@ async def admit(
             raise request[REJECTED]
         if auth.PRINCIPAL in request:
             return
-    known = relay.asserted_principal(request, route) if route.held and relay is not None else None
+    known = relay.asserted_principal(request) if route.held and relay is not None else None
     try:
-        await gate.admit(
-            request, route.needs, public=route.public, socket=route.socket, known=known
-        )
+        await gate.admit(request, route, known)
     except auth.Forbidden as error:
         if error.unknown and route.denied == auth.Unauthorized.status:
             raise auth.Unauthorized(error.detail) from None

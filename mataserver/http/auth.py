@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mataserver.config.credentials import KeyRing
+    from mataserver.contract.routes import Route
     from mataserver.http.browsers import BrowserSessions, HostNames
     from mataserver.http.key_owners import Authenticate
     from mataserver.http.revocation import Revocations
@@ -90,39 +91,33 @@ class Authenticator:
         principal = None if self._allowed is not None else self._keys.first
         return None if principal is None else self._browsers.make_code(principal)
 
-    async def admit(
-        self,
-        request: web.Request,
-        needs: str | None,
-        *,
-        public: bool,
-        socket: bool = False,
-        known: Principal | None = None,
-    ) -> None:
-        """Authenticate a request for a route that requires a scope; set ``request[PRINCIPAL]``.
+    async def admit(self, request: web.Request, route: Route, known: Principal | None) -> None:
+        """Authenticate a request for a route; set ``request[PRINCIPAL]``.
 
-        ``socket`` marks a WebSocket route, where ``?token=`` counts. ``known`` is a principal that
-        another front-end has authenticated.
+        ``known`` is a principal that another front-end has authenticated.
 
         Raises ``Unauthorized`` or ``Forbidden`` for an unauthorized caller, and ``BadRequest`` for
-        a duplicate key, even on a ``public`` route; otherwise a public route gets None for an
+        a duplicate key, even on a public route; otherwise a public route gets None for an
         unknown caller.
         """
         try:
-            principal = known or await self.principal_of(request, socket=socket)
+            principal = known or await self._principal_of(request, socket=route.socket)
         except MataError as error:
             # On a WebSocket route the error is reported by the close code, like a missing key.
-            if not public or (isinstance(error, DuplicateValue) and not socket):
+            if not route.public or (isinstance(error, DuplicateValue) and not route.socket):
                 raise
             principal = None
-        if not public:
-            check_scope(principal, needs)
+        if not route.public:
+            check_scope(principal, route.needs)
         self.grants.attach(request, principal)
         request[PRINCIPAL] = principal  # handlers never see a rejected caller
         mark_background(principal)
 
-    async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
-        """Return the caller, None without credentials. Raises as ``authenticate`` does."""
+    async def _principal_of(self, request: web.Request, *, socket: bool) -> Principal | None:
+        """Return the caller, None without credentials. Raises as ``authenticate`` does.
+
+        ``socket`` marks a WebSocket route, where ``?token=`` counts.
+        """
         if self._allowed is not None:
             self._check_page(request, self._allowed)
             return ANONYMOUS

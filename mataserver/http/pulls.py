@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -30,9 +30,9 @@ MAX_TASK = 64
 FAILURES_KEPT = 32
 """Failed pulls that are listed; of more the oldest are forgotten."""
 
-
-_STATES = ("waiting", "pulling", "failed")
-_STATE = {"state": (Literal["waiting", "pulling", "failed"], False, "Only a pull in this state.")}
+State = Literal["waiting", "pulling", "failed"]
+_STATES = get_args(State)
+_STATE = {"state": (State, False, "Only a pull in this state.")}
 
 
 class PullBody(Struct):
@@ -60,7 +60,7 @@ class PullInfo(Struct):
 
     model: str
     task: str
-    state: Literal["waiting", "pulling", "failed"]
+    state: State
     started_at: float
     place: int = 0
     done_bytes: int = 0

@@ -66,13 +66,13 @@ class FrontendRelay:
         self._metrics = metrics
         self._unread_timeout = unread_timeout
 
-    def asserted_principal(self, request: web.Request, route: Route) -> Principal | None:
+    def asserted_principal(self, request: web.Request) -> Principal | None:
         """Return the caller that another front-end asserts; None without an assertion.
 
         Raises ``InvalidAssertion``.
         """
         assertions = self.client.assertions
-        if not route.held or assertions is None or ASSERTION_HEADER not in request.headers:
+        if assertions is None or ASSERTION_HEADER not in request.headers:
             return None
         path = request.rel_url.raw_path_qs
         said, own = request.headers[ASSERTION_HEADER], self.directory.held.tag
@@ -86,7 +86,7 @@ class FrontendRelay:
         Relayed requests are never forwarded again, and anonymous ones never at all. Raises
         ``NotFound`` if the front-end is gone, ``Unavailable`` if it cannot be reached.
         """
-        if route.held in {"", EVERY_FRONTEND} or ASSERTION_HEADER in request.headers:
+        if route.held == EVERY_FRONTEND or ASSERTION_HEADER in request.headers:
             return None
         kind, _, variable = route.held.rpartition(":")
         identity = request.match_info[variable]
