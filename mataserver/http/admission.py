@@ -72,7 +72,8 @@ def expect_handler(
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
-            return _refuse(request, _unmet(), table)
+            error = MataError("The expectation cannot be met", status=417)
+            return _refuse(request, error, table)
         if table.claiming_handler(request) is not None:  # its service has own limits and keys
             _send_continue(request)
             return None
@@ -82,8 +83,8 @@ def expect_handler(
             return None
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
-            error = TooLarge(f"The body is over the limit of {limit} bytes")
-            return _refuse(request, error, table)
+            too_large = TooLarge(f"The body is over the limit of {limit} bytes")
+            return _refuse(request, too_large, table)
         try:
             await admit(request, route, gate, relay)
         except MataError as refusal:
@@ -113,10 +114,6 @@ def handle_expectations(server: web.Server, application: web.Application, expect
         return await answer(request)
 
     server.request_handler = answered
-
-
-def _unmet() -> MataError:
-    return MataError("The expectation cannot be met", status=417)
 
 
 def _refuse(request: web.Request, error: MataError, table: RouteTable) -> web.StreamResponse:

@@ -182,7 +182,11 @@ class Authenticator:
                 found.append(principal)
             elif credentials.scheme != "basic":
                 refusal = refusal or UnknownKey(INVALID_KEY)
-        principal = request_credentials.sole_principal(found, refusal)
+        if len(found) > 1:  # a proxy may have checked the other one
+            raise DuplicateValue("Authorization and X-API-Key hold two different keys: send one")
+        if refusal is not None and not found:  # an unknown one beside it is a proxy's own
+            raise refusal
+        principal = found[0] if found else None
         self.grants.check(principal, seen)
         return principal
 

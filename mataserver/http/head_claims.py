@@ -80,7 +80,9 @@ class ClaimedRequest(KnownRequest):
         self._task = self._connection.spawn(self._respond(None))
 
     def _send_direct(self, result: PlainAnswer) -> bool:
-        connection, lines = self._connection, _encoded_fields(result.fields)
+        connection, fields = self._connection, result.fields
+        is_short = sum(map(len, chain.from_iterable(fields))) <= MAX_CACHED_FIELDS
+        lines = _encode_fields(fields) if is_short else None
         transport = connection.transport
         if transport is None or transport.is_closing() or connection.writing_paused:
             return False
@@ -150,17 +152,9 @@ class ClaimedRequest(KnownRequest):
         return response
 
 
-def _encoded_fields(fields: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the encoded header fields; None if aiohttp should write them."""
-    return (
-        _encode_fields(fields)
-        if sum(map(len, chain.from_iterable(fields))) <= MAX_CACHED_FIELDS
-        else None
-    )
-
-
 @functools.lru_cache(256)
 def _encode_fields(fields: tuple[tuple[str, str], ...]) -> str | None:
+    """Return the encoded header fields; None if aiohttp should write them."""
     text = "".join(f"{name}: {value}\r\n" for name, value in fields)
     plain = text.count("\r") == text.count("\n") == len(fields) and "\0" not in text
     own = any(name.lower() in _OWN for name, _ in fields)

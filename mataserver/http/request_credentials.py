@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.errors import MataError
-    from mataserver.principals import Principal, Scheme
+    from mataserver.principals import Scheme
 
 API_KEY = "X-API-Key"
 
@@ -69,21 +68,6 @@ def without_repeats(given: Iterable[Credentials]) -> Iterator[Credentials]:
         if each.secret not in seen:
             seen.add(each.secret)
             yield each
-
-
-def sole_principal(
-    known: Sequence[Principal], refusal: MataError | None = None
-) -> Principal | None:
-    """Return the owner of the only key that is known, None without any key.
-
-    Raises ``DuplicateValue`` for two: a proxy may have checked the other one. An unknown one beside
-    it is that proxy's own; ``refusal`` is raised if all are unknown.
-    """
-    if len(known) > 1:
-        raise DuplicateValue("Authorization and X-API-Key hold two different keys: send one")
-    if refusal is not None and not known:
-        raise refusal
-    return known[0] if known else None
 
 
 def check_query(request: web.Request, known: Iterable[str]) -> None:
