@@ -156,12 +156,18 @@ async def test_cameras_come_go_and_change(tmp_path, video, caplog):
             filming({"name": "a", "source": "ftp://x", "model": "fake-detect"}),
             "cameras[0]: source: expected rtsp://",
         ),
+        # What the next start would refuse, though it would take effect only then:
+        ({"plugins": {"jobs": {"slots": "two"}}}, "plugins.jobs.slots: expected `int`, got `str`"),
+        ({"plugins": {"nobody": {}}}, "plugins.nobody: no such plugin is installed"),
+        ({"plugins": {"disabled": ["nobody"]}}, "plugins.disabled: no plugin 'nobody'"),
+        ({"plugins": {"database": 5}}, "plugins.database: expected `object`, got `int`"),
     ],
 )
 async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings, said):
     """A configuration that is wrong is told in the log, and the old one stays."""
     kept = [entry("fake-detect", params={"confidence": 0.1})]
-    async with running(tmp_path, models=kept) as server:
+    points = [*POINTS, *testing.installed("database", "jobs")]
+    async with running(tmp_path, points, models=kept) as server:
         await server.reload(**settings)
         assert "the configuration was not applied" in caplog.text
         assert said in caplog.text
@@ -171,9 +177,12 @@ async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings,
 async def test_settings_that_need_a_restart_are_named(tmp_path, caplog):
     """Everything but models and cameras waits for the next start, and is named."""
     caplog.set_level(logging.INFO)
-    async with running(tmp_path) as server:
-        await server.reload(max_sessions=3, infer_timeout=5.0, models=[entry("fake-ocr", pin=True)])
-        assert "restart the server to change infer_timeout, max_sessions" in caplog.text
+    points = [*POINTS, *testing.installed("database", "jobs")]
+    async with running(tmp_path, points) as server:
+        changed = {"models": [entry("fake-ocr", pin=True)], "plugins": {"jobs": {"slots": 3}}}
+        await server.reload(max_sessions=3, infer_timeout=5.0, **changed)
+        named = "restart the server to change infer_timeout, max_sessions, plugins.jobs\n"
+        assert named in caplog.text
         assert "changed models: fake-ocr" in caplog.text
         assert server.composed.catalog.settings.max_sessions == 10
 

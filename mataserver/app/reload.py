@@ -10,6 +10,7 @@ import msgspec
 
 from mataserver.errors import MataError
 from mataserver.library.configured import ConfiguredModels
+from mataserver.plugins import check_settings
 from mataserver.serving import engine_set
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Reload:
         async with self._lock:
             try:
                 read = await asyncio.to_thread(self._load)
+                check_settings(read, self._catalog.plugins)
                 settings = self._merge_reloadable(read)
                 ConfiguredModels(self._catalog, settings.models).check()
                 engine_set.check(settings, self._catalog.plugins)
@@ -60,8 +62,11 @@ class Reload:
         names = [
             name
             for name in read.__struct_fields__
-            if getattr(read, name) != getattr(settings, name)
+            if name != "plugins" and getattr(read, name) != getattr(settings, name)
         ]
+        now, then = settings.plugins, read.plugins
+        sections = sorted(now.keys() | then.keys())
+        names += [f"plugins.{name}" for name in sections if now.get(name) != then.get(name)]
         if names:
             log.warning("restart the server to change %s", ", ".join(names))
 

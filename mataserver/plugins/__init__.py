@@ -3,7 +3,7 @@
 A broken plugin is recorded with its error and never stops the server, unless ``plugins.strict``.
 """
 
-from mataserver.plugins.discovery import GROUP, discover
+from mataserver.plugins.discovery import GROUP, check_settings, discover
 from mataserver.plugins.installed import Plugins
 from mataserver.plugins.loading import reject, rejecting
 from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
@@ -17,6 +17,7 @@ __all__ = [
     "PluginError",
     "Plugins",
     "ProvidedBackend",
+    "check_settings",
     "discover",
     "log",
     "reject",

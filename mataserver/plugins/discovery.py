@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from mataserver import config
 from mataserver.plugins.installed import GROUP, Plugins
 from mataserver.plugins.loading import (
     collect_errors,
+    configure,
     load_plugin,
     plugin_record,
     reject_name_conflicts,
@@ -23,7 +25,7 @@ from mataserver.suggestion import similar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["GROUP", "discover"]
+__all__ = ["GROUP", "check_settings", "discover"]
 
 SLOW_IMPORT_SECONDS = 5.0
 """Seconds after which a plugin that is still being imported is logged."""
@@ -42,12 +44,7 @@ def discover(
     of raised, and the plugin gets its defaults. Raises ``ConfigError`` for invalid settings of a
     plugin, and ``PluginError`` for a broken plugin if ``plugins.strict`` is set.
     """
-    given = dict(settings.plugins)
-    strict, disabled = given.pop("strict", False), given.pop("disabled", [])
-    if not isinstance(strict, bool):
-        raise config.ConfigError("configuration: plugins.strict: expected `bool`")
-    if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
-        raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
+    given, strict, disabled = _split(settings)
     plugins = Plugins(strict=strict, sites=SiteDirectories() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
@@ -65,6 +62,28 @@ def discover(
         _check_known(given, plugins)
     plugins.check_strict()
     return plugins
+
+
+def check_settings(settings: config.Settings, plugins: Plugins) -> None:
+    """Raise ``ConfigError`` for reread settings of plugins that the next start would refuse."""
+    given, _, disabled = _split(settings)
+    _check_disabled(disabled, plugins)
+    _check_known(given, plugins)
+    variables = config.variables(Path.cwd())
+    for plugin in plugins.found:
+        if plugin.error is None and plugin.names.isdisjoint(disabled):
+            configure(copy.copy(plugin), given, variables)
+
+
+def _split(settings: config.Settings) -> tuple[dict[str, Any], bool, list[str]]:
+    """Return ``plugins:`` in parts: the plugins' own sections, ``strict`` and ``disabled``."""
+    given = dict(settings.plugins)
+    strict, disabled = given.pop("strict", False), given.pop("disabled", [])
+    if not isinstance(strict, bool):
+        raise config.ConfigError("configuration: plugins.strict: expected `bool`")
+    if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
+        raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
+    return given, strict, disabled
 
 
 _PROJECT_PLUGINS = frozenset(

@@ -60,7 +60,7 @@ def load_plugin(
     try:
         if plugin.error is None:
             with rejecting(plugin, unless=(config.ConfigError,)):
-                _configure(plugin, given, variables)
+                configure(plugin, given, variables)
     finally:
         if plugin.error is None:
             with rejecting(plugin):
@@ -105,7 +105,8 @@ def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, others: Iterable
     plugin.hooks = validation.hooks(point.load())
 
 
-def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+def configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """Read a plugin's settings from its section. Raises ``ConfigError`` for invalid ones."""
     own = given.get(plugin.name)
     hook = plugin.hooks.get("settings")
     if hook is None:
