@@ -188,6 +188,35 @@ async def test_a_malformed_upgrade_is_400(http, change):
         assert (await answer(peer))["frame_id"] == 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"Sec-WebSocket-Version": "12"},
+        {"Sec-WebSocket-Version": ""},
+        {"Sec-WebSocket-Key": "short"},
+        {"Sec-WebSocket-Key": ""},
+        {"Connection": "keep-alive"},
+    ],
+    ids=str,
+)
+async def test_a_wrong_handshake_is_told_what_a_right_one_has(http, wrong):
+    """The author of a WebSocket client reads what to send, and the version that is spoken."""
+    right = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    session_id = await open_session(http)
+    async with http.get(f"/v1/stream/{session_id}", headers=right | wrong) as response:
+        detail = (await response.json())["detail"]
+        assert (response.status, response.headers["Sec-WebSocket-Version"]) == (400, "13")
+        assert detail == (
+            "The WebSocket handshake is not valid: Connection must be Upgrade, "
+            "Sec-WebSocket-Version 13, and Sec-WebSocket-Key 16 bytes in base64"
+        )
+
+
 async def test_whoever_was_cut_off_may_come_back_at_once(http):
     """A connection that was reset is noticed, and over, before the next one is refused for it."""
     url = await open_url(http)

@@ -27,6 +27,7 @@ log = logging.getLogger("mataserver.http")
 
 # The connection does not wait for the rest of the body.
 _CLOSING_STATUSES = frozenset({408, 413, 417})
+_KEPT_HEADERS = ("Allow", "Sec-WebSocket-Version")
 
 
 def error_response(error: MataError) -> web.Response:
@@ -52,8 +53,9 @@ def as_api_error(error: web.HTTPException) -> web.Response:
     response = error_response(
         MataError(details.get(error.status, error.reason), status=error.status)
     )
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    for name in _KEPT_HEADERS:
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
     return response
 
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 ACCEPTED: web.RequestKey[web.WebSocketResponse] = web.RequestKey("accepted")
 """The WebSocket that a handler accepted: it need return nothing."""
 UNAUTHORIZED = 4001
+_VERSION = {"Sec-WebSocket-Version": "13"}  # RFC 6455, 4.4: the answer names what is spoken
+_BAD_HANDSHAKE = (
+    "The WebSocket handshake is not valid: Connection must be Upgrade, Sec-WebSocket-Version 13, "
+    "and Sec-WebSocket-Key 16 bytes in base64"
+)
 
 log = logging.getLogger("mataserver.http")
 
@@ -40,12 +45,15 @@ class WebSocket(web.WebSocketResponse):
         self.closing = asyncio.Lock()
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Accept the WebSocket."""
+        """Accept the WebSocket. Raises ``HTTPBadRequest`` with a sentence for a wrong handshake."""
         if isinstance(request.protocol, HttpConnection):
             caller = request.get(PRINCIPAL)
             request.protocol.begin_websocket(self._on_invalid_frame, caller and caller.id)
             self._connection = request.protocol
-        return await super().prepare(request)
+        try:
+            return await super().prepare(request)
+        except web.HTTPBadRequest as error:  # its reason is no sentence
+            raise web.HTTPBadRequest(reason=_BAD_HANDSHAKE, headers=_VERSION) from error
 
     async def receive(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - aiohttp's
         """Return the next message; once another task closes, let that wait for the peer's close.
