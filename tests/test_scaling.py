@@ -10,7 +10,7 @@ from collections import deque
 import pytest
 
 from mataserver.config.span import Span
-from mataserver.serving.scaling import DOWN_AFTER, START_RETRY_SECONDS, UP_AFTER, ScalingPolicy
+from mataserver.serving.autoscaler import DOWN_AFTER, START_RETRY_SECONDS, UP_AFTER, ScalingPolicy
 
 SAMPLE_SECONDS = 0.25
 

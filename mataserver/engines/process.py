@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Assignment, Placement
 
+LINGER_SECONDS = 30.0
+"""Seconds that a zygote without children is kept: its imports take long."""
+
 
 async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
     """Fork the child of ``worker`` from the zygote; return its pid."""
@@ -44,19 +47,17 @@ def _shared() -> Iterator[list[int]]:
 
 
 class ProcessEngine:
-    """Starts a child per model, from a zygote per plugin, which lingers for ``linger`` s."""
+    """Starts a child per model, from a zygote per plugin, which lingers for a while."""
 
     def __init__(
         self,
         *,
         log_level: str = "info",
         log_format: str = "text",
-        linger: float = 30.0,
         inherit: Sequence[str] = (),
     ) -> None:
         self._inherit = inherit
         self._logging = (log_level, log_format)
-        self._linger = linger
         self._zygotes: dict[Placement, ZygoteHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -101,7 +102,7 @@ class ProcessEngine:
         if zygote.linger_timer is not None:
             zygote.linger_timer.cancel()
         loop = asyncio.get_running_loop()
-        zygote.linger_timer = loop.call_later(self._linger, self._retire, placement, zygote)
+        zygote.linger_timer = loop.call_later(LINGER_SECONDS, self._retire, placement, zygote)
 
     def _retire(self, placement: Placement, zygote: ZygoteHandle) -> None:
         if not zygote.is_idle:  # a child that just ended may not be reaped yet

@@ -150,8 +150,10 @@ class ThreadWorker:
         self._callbacks.clear()
         self._abandon(error, Death("it was dismissed", is_model_fault=False))
 
-    def _abandon(self, error: MataError, death: Death) -> None:
+    def _abandon(self, error: MataError, death: Death, current: MataError | None = None) -> None:
+        """Give the thread up: what runs fails with ``current``, what waits with ``error``."""
         self._alive = False
+        self._thread.fail_current(current or error)
         self._watchdog.stop()
         self._thread.post(self._host.close)  # in case it ever becomes responsive again
         self._thread.end()
@@ -176,10 +178,8 @@ class ThreadWorker:
         reason = f"an image took over {self._decode_timeout:g} s to decode"
         log.warning("worker of %s is replaced: %s", self._name, reason)
         job = self._host.job_in_decoding(self._thread.ident)
-        self._alive = False
         timed_out = DecodeTimeoutError(self._decode_timeout, 0 if job is None else job.position[1])
-        self._thread.fail_current(timed_out)
-        self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False))
+        self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False), timed_out)
 
     def _schedule_decode_check(self) -> None:
         if self._decode_check is None:
@@ -206,9 +206,8 @@ class ThreadWorker:
         limit = f"{round(self._watchdog.limit, 1):g} s"
         reason = f"no answer within {limit}"
         log.error("worker of %s is abandoned: %s", self._name, reason)
-        self._alive = False
-        self._thread.fail_current(WorkerDied(f"The model gave {reason}"))
-        self._abandon(NotDispatchedError(), Death(reason))
+        hung = WorkerDied(f"The model gave {reason}")
+        self._abandon(NotDispatchedError(), Death(reason), hung)
 
     async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
         self._check_alive(watched=watched)

@@ -90,16 +90,13 @@ class Residency:
     def unload(self, slot: Slot, reason: str) -> asyncio.Task[None]:
         """Unload a model after its queued jobs; new requests load it again."""
         worker, batcher = slot.worker, slot.batcher
-        slot.worker = slot.batcher = None
-        _stop_autoscaling(slot)
+        self._detach(slot)
         if worker is not None:
             self.closing.add(worker)
-        slot.loaded_at = None
         slot.evicted = reason == "evicted"
         self.stop_timer(slot)
         name = slot.plan.spec.name
         self._metrics.unloads.labels(name, reason).inc()
-        self.set_loaded_gauge()
 
         async def finish() -> None:
             if batcher is not None:
@@ -158,10 +155,15 @@ class Residency:
         if death.is_model_fault:
             self.count_death(slot, death.reason)
         if slot.worker is worker:
-            slot.worker = slot.batcher = None
-            slot.loaded_at = None
-            _stop_autoscaling(slot)
-            self.set_loaded_gauge()
+            self._detach(slot)
+
+    def _detach(self, slot: Slot) -> None:
+        """Take the worker from a slot: the next request loads the model again."""
+        slot.worker = slot.batcher = slot.loaded_at = None
+        if slot.autoscaling is not None:
+            slot.autoscaling.cancel()
+            slot.autoscaling = None
+        self.set_loaded_gauge()
 
     def count_death(self, slot: Slot, reason: str) -> float:
         """Count a death; from the third in a row on, delay the next load. Return by how much."""
@@ -172,12 +174,6 @@ class Residency:
             slot.not_before = self._clock() + pause
         self._metrics.deaths.labels(slot.plan.spec.name).inc()
         return max(0.0, slot.not_before - self._clock())
-
-
-def _stop_autoscaling(slot: Slot) -> None:
-    if slot.autoscaling is not None:
-        slot.autoscaling.cancel()
-        slot.autoscaling = None
 
 
 def shutdown_error() -> Unavailable:
