@@ -138,9 +138,7 @@ class ProcessWorker(asyncio.Protocol):
     def limit_memory(self, pid: int, limit: int) -> None:
         """Kill the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
-            self._memory_watch = asyncio.create_task(
-                _watch_memory(pid, limit, self._on_memory_limit)
-            )
+            self._memory_watch = asyncio.create_task(self._watch_memory(pid, limit))
 
     def on_exit(self, reason: str) -> None:
         """Handle the zygote's report that the child has exited."""
@@ -216,8 +214,14 @@ class ProcessWorker(asyncio.Protocol):
         self._connection.fail(request, DecodeTimeoutError(self._decode_timeout, job))
         self.kill(f"an image took over {self._decode_timeout:g} s to decode")
 
-    def _on_memory_limit(self) -> None:
-        """Kill the child for what it is processing; its other requests move to the next worker."""
+    async def _watch_memory(self, pid: int, limit: int) -> None:
+        """Kill the child once it, with all that it has started, holds more than ``limit`` bytes.
+
+        What it is processing is to blame; its other requests move to the next worker. A limit of
+        the address space would not do: a GPU's driver reserves far more than it uses.
+        """
+        while await asyncio.to_thread(_tree_bytes, pid) <= limit:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(MEMORY_CHECK_SECONDS)
         self._life.mark_external_cause(WorkerReplacedError())
         if not self._loaded.done():
             self._life.is_stopping = True
@@ -226,16 +230,6 @@ class ProcessWorker(asyncio.Protocol):
         if request is not None:
             self._connection.fail(request, MemoryLimitError())
         self.kill("its memory grew over max_ram_mb")
-
-
-async def _watch_memory(pid: int, limit: int, over: Callable[[], None]) -> None:
-    """Call ``over()`` once a child, with all that it has started, holds more than ``limit`` bytes.
-
-    A limit of the address space would not do: a GPU's driver reserves far more than it uses.
-    """
-    while await asyncio.to_thread(_tree_bytes, pid) <= limit:  # noqa: ASYNC110 - memory has no event
-        await asyncio.sleep(MEMORY_CHECK_SECONDS)
-    over()
 
 
 def _tree_bytes(pid: int) -> int:

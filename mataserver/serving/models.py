@@ -50,9 +50,8 @@ class ServedModels:
 
     def list(self) -> Sequence[ModelInfo]:
         """Return every model that is present, as ``GET /v1/models`` does."""
-        entries = self.catalog.entries()
-        here = ((name, e) for name, e in entries.items() if weights.are_present(name, e))
-        return [self._info(name, entry) for name, entry in here]
+        entries = self.catalog.entries().items()
+        return [self._info(name, e) for name, e in entries if weights.are_present(name, e)]
 
     def info(self, model: str) -> ModelInfo:
         """Return a model's entry of ``GET /v1/models``. Raises ``NotFound``."""
