@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, plain_classes, wire
@@ -36,27 +35,25 @@ class MethodCalls:
         )
         return self._value(reply, packed)
 
-    async def stream(
+    def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Yield the items of a generator method. Raises as ``call`` does."""
         packed = payload.pack((method, args, kwargs))
         opening = wire.OpenStream(self._connection.next_id())
-        async with contextlib.aclosing(self._items(opening, packed.parts)) as replies:
-            async for reply in replies:
-                yield self._value(reply, packed)
+        return self._items(opening, packed.parts, lambda reply: self._value(reply, packed))
 
-    async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the text pieces of a job, then its outcome. Raises as ``call`` does."""
         opening = wire.Generate(self._connection.next_id(), wire.JobHeader(job.format, job.session))
-        items = self._items(opening, [job.image, job.params])
-        async with contextlib.aclosing(items) as replies:
-            async for reply in replies:
-                yield read_piece(reply)
+        return self._items(opening, [job.image, job.params], read_piece)
 
     async def _items(
-        self, opening: wire.OpenStream | wire.Generate, parts: Sequence[wire.Buffer]
-    ) -> AsyncGenerator[Reply]:
+        self,
+        opening: wire.OpenStream | wire.Generate,
+        parts: Sequence[wire.Buffer],
+        read: Callable[[Reply], Any],
+    ) -> AsyncGenerator[Any]:
         """Open a stream and request its items one by one; cancel it in the worker when closed."""
         self._connection.send(opening, parts)
         try:
@@ -64,7 +61,7 @@ class MethodCalls:
                 reply = await self._connection.send_request(wire.NextItem(opening.id))
                 if isinstance(reply.message, wire.StreamEnded):
                     return
-                yield reply
+                yield read(reply)
         finally:
             if self._is_alive():
                 self._connection.send(wire.CloseStream(opening.id))

@@ -146,9 +146,16 @@ class Dispatch:
         yielded = False
         async with self._background.scheduled():
             while True:
+                slot = await self._acquire(plan)
                 try:
-                    async with contextlib.aclosing(self._generate(plan, job)) as items:
+                    if slot.batcher is None:
+                        raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+                    async with contextlib.aclosing(slot.batcher.generate(job)) as items:
                         async for item in items:
+                            if not isinstance(item, str):
+                                self._record(slot, item, 0.0)
+                                if BACKGROUND.get():
+                                    self._background.record_duration(item.timing.total / 1e3)
                             yielded = True
                             yield item
                 except RETRIABLE as error:
@@ -158,21 +165,8 @@ class Dispatch:
                     _check_retriable(failures, job)
                 else:
                     return
-
-    async def _generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
-        slot = await self._acquire(plan)
-        try:
-            if slot.batcher is None:
-                raise Unavailable("The model was unloaded meanwhile", retry_after=1)
-            async with contextlib.aclosing(slot.batcher.generate(job)) as items:
-                async for item in items:
-                    if not isinstance(item, str):
-                        self._record(slot, item, 0.0)
-                        if BACKGROUND.get():
-                            self._background.record_duration(item.timing.total / 1e3)
-                    yield item
-        finally:
-            self._release(slot)
+                finally:
+                    self._release(slot)
 
     @contextlib.contextmanager
     def lease_worker(self, plan: ModelPlan) -> Iterator[Worker]:
