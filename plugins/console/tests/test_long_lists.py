@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from console_pages import CHROMIUM, asked, shown
-from test_fleet import fleet, part
+from test_fleet import fleet, part, pushed
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 COUNT = 60
@@ -66,3 +66,24 @@ async def test_a_model_at_many_tritons(tmp_path, width):
         assert await person.faults() == []
         await person.click("192 more")
         await person.until(f"{tags}.length === 200")
+
+
+@pytest.mark.parametrize("width", [360, 1024, 1440])
+async def test_why_a_version_is_missing_at_a_long_name(tmp_path, width):
+    """The overview's reason has room for several words a line, beside columns of long names."""
+    name = "gpu-2-with-a-rather-long-name-in-the-rack"
+    why = "[...document.querySelectorAll('[data-versions=shelf] .err')]"
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        for each, port in ((name, 9), ("gpu-1", triton.port)):
+            given = {"name": each, "host": "127.0.0.1", "port": port}
+            await asked(server, "POST", "/api/tritons", json=given)
+        await pushed(server, "shelf")
+        await asked(server, "POST", "/api/models/shelf/load", json={})
+        await person.screen(width, 844, phone=width < 400)
+        await part(person, "overview")
+        await person.until(f"{why}.length === 1")
+        lines = await person.evaluate(f"Math.round({why}[0].offsetHeight / 16)")
+        assert lines <= 4
+        wide = await person.evaluate("""Math.max(...[...document.querySelectorAll(
+          '.tscroll thead th')].map((each) => each.offsetWidth))""")
+        assert wide <= 200

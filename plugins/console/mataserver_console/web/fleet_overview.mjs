@@ -89,7 +89,7 @@ function Versions({ models, tritons }) {
   const wanted = (model) => [...new Set(model.tritons.flatMap((at) => at.wanted))].sort((a, b) => Number(a) - Number(b)).join(", ");
   const drawn = [...behind, ...placed.filter((model) => !behind.includes(model))].slice(0, ROWS);
   return html`<section class="card" aria-label="Versions"><header><h2>Versions</h2><span class="grow"></span>${placed.length > 0 && html`<${State} kind=${behind.length ? "warn" : "ok"}>${behind.length ? `${behind.length} behind` : "all as wanted"}<//>`}</header>
-    ${placed.length ? html`<div class="tscroll" tabindex="0" role="group" aria-label="Versions wanted and served"><table><thead><tr><th>Model</th><th>Wanted</th>${columns.length ? columns.map((each) => html`<th key=${each.id}>${each.name}</th>`) : html`<th>Where</th>`}</tr></thead>
+    ${placed.length ? html`<div class="tscroll" tabindex="0" role="group" aria-label="Versions wanted and served"><table><thead><tr><th>Model</th><th>Wanted</th>${columns.length ? columns.map((each) => html`<th key=${each.id}><span class="cut" title=${each.name}>${each.name}</span></th>`) : html`<th>Where</th>`}</tr></thead>
       <tbody>${drawn.map((model) => html`<tr key=${model.id} data-versions=${model.name}><td><b class="strong">${model.name}</b>${whyNot(model).map((why) => html`<div class="err" key=${why}>${why}</div>`)}</td><td>${wanted(model) || "–"}</td>
         ${columns.length ? columns.map((each) => html`<${Cell} key=${each.id} at=${model.tritons.find((at) => at.id === each.id)}/>`)
           : html`<td><${State} kind=${behind.includes(model) ? "warn" : "ok"}>${model.tritons.filter(settled).length} of ${model.tritons.length}<//></td>`}</tr>`)}</tbody></table></div>
