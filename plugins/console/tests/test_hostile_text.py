@@ -99,3 +99,45 @@ async def test_text_of_others(tmp_path):
         await person.evaluate(f"void (document.querySelector('main').innerHTML += {EVIL!r})")
         await person.until("window.broken > 0")
         assert await person.evaluate("window.hacked ?? null") is None
+
+
+TURNS = "photo\u202egnp"
+SENTENCE = """(async (name) => {
+  const { html, render } = await import("./console/html.mjs");
+  const Told = ({ children }) => html`<p id="told">${children}</p>`;
+  const root = document.body.appendChild(document.createElement("div"));
+  render(html`<${Told}>Remove ${name} for good<//>`, root);
+  const place = (words) => {
+    const walk = document.createTreeWalker(document.querySelector("#told"), NodeFilter.SHOW_TEXT);
+    while (!walk.nextNode()?.data.includes(words));
+    const range = document.createRange();
+    range.selectNode(walk.currentNode);
+    const { left, right } = range.getBoundingClientRect();
+    return [Math.round(left), Math.round(right)];
+  };
+  return [place("Remove"), place(name), place("for good")].flat();
+})"""
+LOOSE = """(() => {
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walk.nextNode()) {
+    const { data, parentElement } = walk.currentNode;
+    if (data.includes("\u202e")) found.push(parentElement.localName);
+  }
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize("name", [TURNS, "\u05e9\u05dc\u05d5\u05dd 12", "plain"])
+async def test_a_name_does_not_turn_the_words_around_it(tmp_path, name):
+    """What stands behind it stays behind it, also in a language that is read to the left."""
+    async with (
+        served(tmp_path, registered={TURNS: "detect"}) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("models")
+        await person.until("document.body.textContent.includes('photo')")
+        found = await person.evaluate(LOOSE)
+        assert found
+        assert set(found) <= {"bdi", "option"}
+        places = await person.evaluate(f"{SENTENCE}({json.dumps(name)})")
+        assert places == sorted(places)
