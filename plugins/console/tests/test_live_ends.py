@@ -47,6 +47,31 @@ async def test_where_no_websocket_passes(tmp_path):
         await sessions(server, 0)
 
 
+async def test_where_websockets_open_and_break(tmp_path):
+    """A proxy that lets no frame through is one that lets no WebSocket through."""
+    begun, bars = [], True
+
+    def passes(data):
+        is_frame = data[:1] in {b"\x81", b"\x82"}  # of a text or bytes; requests begin with letters
+        begun.extend([data] * (bars and is_frame))
+        return not (bars and is_frame)
+
+    async with (
+        served(tmp_path) as server,
+        SilentWay(server.url, passes) as way,
+        shown(way.url, tmp_path) as person,
+    ):
+        await person.evaluate(SOON)
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.until(f"({FAILED}).includes('may not let WebSockets through')")
+        assert len(begun) == 5
+        await sessions(server, 0)
+        bars = False
+        await person.click("Start")
+        await person.until(LIVE)
+
+
 FULL = """(() => {
   const real = fetch;
   window.refused = window.refusal = 0;

@@ -13,8 +13,8 @@ const SLOW = 1000, QUICK = 700;  // milliseconds: from when on an answer is show
 const LEAST = 4;  // results whose times make a rate, however far apart they are
 const QUIET = 5000;  // milliseconds without a word from the server, which is then asked for one
 const LATE = 20_000;  // milliseconds: a connection that broke without a word never answers; over a slow one frames are before the question
-const VAIN = 5;  // connections in a row that did not open, or sessions that failed: then no further one would
-const BARRED = "The server answers, but no WebSocket to it opens: a proxy on the way may not let WebSockets through";
+const VAIN = 5;  // connections in a row over which nothing was heard, or sessions that failed: then no further one would do
+const BARRED = "The server answers, but over no WebSocket: a proxy on the way may not let WebSockets through";
 /** Why a stream ends whose server gives no reason. */
 const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off", 4001: "The session of this browser is over" };
 const AGAIN = "It goes on by itself", SIGNED = "It goes on once you have signed in again";
@@ -91,7 +91,7 @@ export class Stream {
     this.slow = false;
     this.missed = 0;  // frames of the sessions before this one that had no answer
     this.tries = 0;  // sessions that were begun since the last answer
-    this.vain = 0;  // of them in a row without a connection: the server itself takes each, and says why it ends
+    this.vain = 0;  // of them in a row of which nothing was heard: the server itself answers in each, or says why it ends
     this.still = /** @type {ImageBitmap | null} */ (null);
     this.told = 0;  // when the frame was captured whose answer was told last
     this.heard = this.asked = 0;  // when the server said something, and was asked whether it is there
@@ -135,14 +135,18 @@ export class Stream {
     const socket = this.socket = new WebSocket(url);
     socket.onopen = () => {
       this.heard = performance.now();
-      this.vain = 0;
       this.beat = setInterval(() => this.check(socket), 1000);
       this.tell({ phase: "live", session: this.session, problem: "" });
       this.watch(socket);
     };
-    socket.onmessage = (event) => this.read(JSON.parse(event.data));
+    let heard = false;
+    socket.onmessage = (event) => {
+      heard = true;
+      this.vain = 0;
+      this.read(JSON.parse(event.data));
+    };
     socket.onclose = (end) => {
-      if (!this.beat) this.vain += 1;
+      if (!heard && !end.reason) this.vain += 1;
       if (this.vain >= VAIN) { this.stop(new Error(BARRED)); return; }
       const said = end.reason || ENDS[end.code] || `The stream was closed with ${end.code}`;
       const error = new Error(said[0].toUpperCase() + said.slice(1));
