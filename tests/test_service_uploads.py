@@ -64,6 +64,24 @@ async def test_uploads_of_other_origins(http, data_dir):
     assert not (data_dir / "upload").exists()
 
 
+async def test_a_limit_is_the_files(http, data_dir):
+    """A file of just the limit's size is saved, as the body or in a form, whose frame is beside."""
+
+    async def send(size, **fields):
+        form = aiohttp.FormData(fields, default_to_multipart=True)
+        form.add_field("file", io.BytesIO(bytes(size)), filename="a.bin")
+        return await read(http, "/lab/files", "POST", data=form)
+
+    for size, status in ((3_000_000, 200), (3_000_001, 413)):
+        assert (await read(http, "/lab/files", "POST", data=io.BytesIO(bytes(size))))[0] == status
+        found, body = await send(size, note="x" * 60_000)
+        assert found == status, body
+        assert body.get("size", size) == body.get("written", size) == size
+    assert body["wrong"] == "The body is over the limit of 3000000 bytes"
+    assert (await send(9_000_000))[0] == 413
+    assert not list(data_dir.glob(".*.part"))
+
+
 async def test_uploads_that_fail_leave_nothing(http, server, data_dir):
     """A client that leaves, a form without the file, and a broken one leave no file behind."""
     async with connection(server) as (_, writer):

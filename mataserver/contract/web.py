@@ -68,9 +68,9 @@ class Http(Protocol):
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
         """Stream an upload to a file: the body itself, or ``field`` of a form.
 
-        Buffers only a chunk. Removes the file if the upload fails or the client disconnects. Raises
-        as ``read_body``, 403 for a page of another origin, 422 for a form without the field, 507 if
-        the disk is full.
+        Buffers only a chunk. Removes the file if the upload fails or the client disconnects. The
+        limit is the file's: a form's frame and other fields are beside it. Raises as ``read_body``,
+        403 for a page of another origin, 422 for a form without the field, 507 if the disk is full.
         """
         ...
 

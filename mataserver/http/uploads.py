@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from mataserver.http.routing import BodyLimits
 
 
+_FORM_ROOM = MAX_FIELDS * MAX_FIELD_BYTES
+"""The most bytes of a form beside its file, whose own size a limit is about."""
+
+
 async def save(request: web.Request, path: Path, field: str, limits: BodyLimits) -> Saved:
     """Write the body, or a field of a form, to ``path`` once it is complete.
 
@@ -49,12 +54,12 @@ async def save(request: web.Request, path: Path, field: str, limits: BodyLimits)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with contextlib.closing(await open_file(part, "xb")) as file:
-            body = chunks(request, limits)
             if kind == FORM:
-                saved = await _field(body, limit, field, file)
+                body = chunks(request, limits, _FORM_ROOM)
+                saved = await _field(body, limit, field, file, limits.size)
             else:
                 size = 0
-                async for chunk in body:
+                async for chunk in chunks(request, limits):
                     size += len(chunk)
                     await asyncio.to_thread(file.write, chunk)
                 saved = Saved(size, "", {})
@@ -65,7 +70,9 @@ async def save(request: web.Request, path: Path, field: str, limits: BodyLimits)
     return saved
 
 
-async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO) -> Saved:
+async def _field(
+    body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO, most: int
+) -> Saved:
     """Write one field of a form; return the others, which must be short texts."""
 
     async def open_part(segment: MultipartSegment, number: int) -> BinaryIO | None:
@@ -75,7 +82,7 @@ async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: Bi
             raise InvalidParams(f"{field}: given twice")
         return file
 
-    parts = _Parts(open_part, f"; the file's field is {field}")
+    parts = _Parts(open_part, f"; the file's field is {field}", most)
     await parts.read(_events(body, boundary, MAX_FIELDS))
     if not parts.files:
         raise InvalidParams(f"{field}: field is required")
@@ -115,18 +122,21 @@ class _Parts:
 
     ``open_part`` opens the file for a part, or returns None for a text; it gets the number of files
     before. It must not refer to these parts: the texts of an upload that its client breaks off
-    would stay in memory until Python collects cycles, which many megabytes do not make it do.
+    would stay in memory until Python collects cycles, which many megabytes do not make it do. A
+    file may have ``most`` bytes.
     """
 
     def __init__(
         self,
         open_part: Callable[[MultipartSegment, int], Awaitable[BinaryIO | None]],
         hint: str = "",
+        most: float = math.inf,
     ) -> None:
         self.files: list[Upload] = []
         self.texts: list[tuple[str, str]] = []
         self._open_part = open_part
         self._hint = hint
+        self._most = most
         self._file: BinaryIO | None = None
         self._field, self._name, self._size = "", "", 0
         self._text = bytearray()
@@ -148,6 +158,8 @@ class _Parts:
             self._end()
         elif self._file is not None:
             self._size += len(event)
+            if self._size > self._most:
+                raise _too_large(self._most)
             await asyncio.to_thread(self._file.write, event)
         else:
             self._text += event
@@ -171,16 +183,22 @@ class _Parts:
             self._file = None
 
 
-async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[bytes]:
+def _too_large(most: float) -> TooLarge:
+    return TooLarge(f"The body is over the limit of {most} bytes")
+
+
+async def chunks(request: web.Request, limits: BodyLimits, room: int = 0) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``.
+
+    It may have ``room`` bytes over the limit, whose rest the caller then watches.
 
     Raises ``CredentialsRevoked`` if the credentials become invalid before the body is complete.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in IDENTITY:
         raise BadRequest("A compressed upload is not accepted")
-    over = TooLarge(f"The body is over the limit of {limits.size} bytes")
-    if (request.content_length or 0) > limits.size:  # before anything is read and written
-        raise over
+    most = limits.size + room
+    if (request.content_length or 0) > most:  # before anything is read and written
+        raise _too_large(limits.size)
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
     with revocable_wait(request) as wait:
@@ -196,6 +214,6 @@ async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[byte
             if not chunk:
                 return
             size += len(chunk)
-            if size > limits.size:
-                raise over
+            if size > most:
+                raise _too_large(limits.size)
             yield chunk
