@@ -228,6 +228,23 @@ class Replica:
         pass
 
 
+async def test_who_asks_late_is_told_that_all_replicas_are_suspect():
+    """A queue that is made after the nodes fell silent sends nothing to them either."""
+    worker = Replica()
+
+    async def start(_index):
+        return worker
+
+    replicas = Replicas(start, 1)
+    await replicas.load()
+    worker.doubt(suspect=True)
+    told = []
+    replicas.on_suspect(told.append)
+    worker.doubt(suspect=False)
+    assert told == [True, False]
+    await replicas.close()
+
+
 async def test_the_other_replicas_take_over():
     """A replica that may be lost is left alone while another one is sound."""
     workers = [Replica(), Replica()]

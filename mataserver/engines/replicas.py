@@ -88,6 +88,8 @@ class Replicas:
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(suspect)`` when all live replicas become suspect, or no longer are."""
         self._suspect_callbacks.append(callback)
+        if self._is_suspect:
+            callback(self._is_suspect)
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch on the least loaded replica, or the one with the session's state."""
