@@ -16,17 +16,9 @@ if TYPE_CHECKING:
 class ExitError(RuntimeError):
     """Code of a plugin called ``sys.exit``, which would end the event loop and so the server."""
 
-    def __init__(self, exit_call: SystemExit) -> None:
-        super().__init__(f"sys.exit({exit_call.code!r}) was called")
-        self.__cause__ = exit_call  # its traceback says where
-
 
 class PanicError(RuntimeError):
     """Code of a plugin raised what is no ``Exception``, as libraries in Rust do when they panic."""
-
-    def __init__(self, panic: BaseException) -> None:
-        super().__init__(f"{type(panic).__name__}: {panic}")
-        self.__cause__ = panic  # its traceback says where
 
 
 class LostWaitError(RuntimeError):
@@ -35,26 +27,26 @@ class LostWaitError(RuntimeError):
     As a cancellation it would end a request without an answer, and a task without a word.
     """
 
-    def __init__(self, cancellation: asyncio.CancelledError) -> None:
-        super().__init__("something that it waited for was cancelled")
-        self.__cause__ = cancellation  # its traceback says where
-
 
 def end_error(error: BaseException) -> Exception:
     """Return the failure that this end of a plugin's code is.
 
     Raises again what is none: a real cancellation, Ctrl-C, the end of a generator.
     """
+    found: Exception
     if isinstance(error, SystemExit):
-        return ExitError(error)
-    if _is_of_others(error):
+        found = ExitError(f"sys.exit({error.code!r}) was called")
+    elif _is_of_others(error):
         try:
             raise error
         finally:
             del error  # its traceback has this frame: the cycle would keep what the request held
-    if isinstance(error, asyncio.CancelledError):
-        return LostWaitError(error)
-    return PanicError(error)
+    elif isinstance(error, asyncio.CancelledError):
+        found = LostWaitError("something that it waited for was cancelled")
+    else:
+        found = PanicError(f"{type(error).__name__}: {error}")
+    found.__cause__ = error  # its traceback says where
+    return found
 
 
 def _is_of_others(error: BaseException) -> bool:

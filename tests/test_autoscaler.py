@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from api_answers import until
-from mataserver.config.span import Span
+from mataserver.config.needs import Span
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import LoadReport
 from mataserver.errors import MataError

@@ -12,7 +12,7 @@ from api_answers import until
 from conftest import picture
 from mataserver import config, testing
 from mataserver.config import ConfigError
-from mataserver.config.span import Span
+from mataserver.config.needs import Span
 from mataserver.engines.replicas import Replicas
 from mataserver.errors import MataError
 from mataserver.metrics import Metrics

@@ -18,7 +18,7 @@ from mataserver import plugins as plugin_host
 from mataserver.errors import Conflict, Unavailable
 from mataserver.plugins import Plugin, ProvidedBackend
 from mataserver.sources.messages import QueuePosition
-from mataserver.sources.pulls import Pulls, PullSlots
+from mataserver.sources.pulls import Pulls
 
 CONFIG = json.dumps({"model_type": "fake"}).encode()
 WEIGHTS = bytes(200_000)
@@ -43,7 +43,7 @@ class Line:
     """Pulls that hold their turn until they are let go."""
 
     def __init__(self, running: int, waiting: int) -> None:
-        self.pulls = Pulls(PullSlots(running, waiting))
+        self.pulls = Pulls(running, waiting)
         self.told: dict[str, list[int]] = {}
         self.running: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}

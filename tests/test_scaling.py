@@ -9,7 +9,7 @@ from collections import deque
 
 import pytest
 
-from mataserver.config.span import Span
+from mataserver.config.needs import Span
 from mataserver.serving.autoscaler import DOWN_AFTER, START_RETRY_SECONDS, UP_AFTER, ScalingPolicy
 
 SAMPLE_SECONDS = 0.25

@@ -1,4 +1,4 @@
-"""Problems of a configuration, plugins or models, found without starting them."""
+"""``mataserver check``: problems of a configuration, plugins or models, found without a start."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import functools
 import importlib.metadata
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import msgspec
 
 from mataserver import config
 from mataserver.cli import environment, extensions
+from mataserver.cli.environment import config_option
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import check_writable, os_errors_as
@@ -26,13 +29,15 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
 from mataserver.plugins import GROUP
-from mataserver.plugins.records import check_installed
+from mataserver.plugins.records import check_installed, unmet
 from mataserver.processes import landlock, seccomp
 from mataserver.serving import engine_set
 from mataserver.serving.models import check_session
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
 
@@ -63,6 +68,20 @@ class Findings:
 
 def _count(found: list[str], noun: str) -> str:
     return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
+
+
+@click.command()
+@config_option
+@click.pass_context
+def check(ctx: click.Context, config_file: str | None) -> None:
+    """Check a configuration and every plugin."""
+    file = environment.configuration(config_file) or config_file
+    click.echo(f"checking {file or 'the defaults and the environment: no configuration file'}")
+    with contextlib.redirect_stdout(sys.stderr):  # whatever plugins print is not its output
+        found = examine(config_file)
+    for line in found.lines():
+        click.echo(line)
+    ctx.exit(1 if found.errors else 0)
 
 
 def examine(config_file: str | None) -> Findings:
@@ -162,28 +181,14 @@ def _check_found(found: Plugins, findings: Findings) -> None:
             )
 
 
-def _unmet(distribution: str) -> list[str]:
-    """Return descriptions of an installed distribution's unmet requirements.
+def _unmet(distribution: str) -> Iterator[str]:
+    """Yield descriptions of an installed distribution's unmet requirements.
 
     pip prevents these, unless packages are installed without dependencies or replaced later.
     """
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    found = []
-    for text in importlib.metadata.requires(distribution) or ():
-        with contextlib.suppress(InvalidRequirement):
-            needed = Requirement(text)
-            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-                continue
-            wanted = f"{needed.name}{needed.specifier}"
-            try:
-                version = importlib.metadata.version(needed.name)
-            except importlib.metadata.PackageNotFoundError:
-                found.append(f"{wanted}, which is not installed")
-            else:
-                if not needed.specifier.contains(version, prereleases=True):
-                    found.append(f"{wanted}, and {version} is installed")
-    return found
+    for needed, version in unmet(importlib.metadata.requires(distribution) or ()):
+        there = "which is not installed" if version is None else f"and {version} is installed"
+        yield f"{needed.name}{needed.specifier}, {there}"
 
 
 def _check_memory(settings: Settings, findings: Findings) -> None:

@@ -75,7 +75,10 @@ def _print_table(entries: Mapping[str, Entry]) -> None:
 def show(model: str, config_file: str | None) -> None:
     """Show detailed info for a registered model."""
     settings = config.load(config_file)
-    entry = _entry(settings, model)
+    known = registry(settings)
+    entry = known.get(model)
+    if entry is None:
+        raise _missing(model, known)
     size, accessed = _usage(model, entry)
     fields = {
         "model": model,
@@ -101,10 +104,9 @@ def show(model: str, config_file: str | None) -> None:
 @config_option
 def rm(model: str, config_file: str | None) -> None:
     """Remove a model from the registry; pulled weights stay."""
-    settings = config.load(config_file)
-    entry = _entry(settings, model)
-    known = registry(settings)
-    if removal.remove(model, known) is None:
+    known = registry(config.load(config_file))
+    entry = removal.remove(model, known)
+    if entry is None:
         raise _missing(model, known)
     click.echo(f"Removed '{model}' from the registry.")
     notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE}
@@ -113,14 +115,6 @@ def rm(model: str, config_file: str | None) -> None:
 
 def _row(width: int, model: str, task: str, source: str, size: str) -> str:
     return f"{model:<{width}}  {task:<8} {source:<6}  {size:>9}"
-
-
-def _entry(settings: Settings, model: str) -> Entry:
-    known = registry(settings)
-    entry = known.get(model)
-    if entry is None:
-        raise _missing(model, known)
-    return entry
 
 
 def _missing(model: str, known: Registry) -> NotFound:

@@ -1,4 +1,4 @@
-"""Resources that a worker requires of a cluster's node."""
+"""What a model's workers need: how many there are, and a cluster's node for each."""
 
 from __future__ import annotations
 
@@ -41,3 +41,31 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.gpu is not None:
             return self.gpu
         return 1.0 if device == "cuda" else 0.0
+
+
+class Span(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``replicas:`` of a model with autoscaling.
+
+    min:    minimum workers of a loaded model; 0 lets ``keep_alive`` unload it.
+    max:    maximum workers.
+    target: images per worker, queued or running.
+    """
+
+    max: Annotated[int, Meta(ge=1, le=64)]
+    min: Annotated[int, Meta(ge=0, le=64)] = 1
+    target: Annotated[float, Meta(gt=0.0, le=1024.0)] = 2.0
+
+    @property
+    def first(self) -> int:
+        """The number of workers after a load, and the minimum while loaded."""
+        return max(1, self.min)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the number of workers is fixed."""
+        return self.first == self.max
+
+    @property
+    def stays(self) -> bool:
+        """Whether a model stays in memory unless its ``keep_alive`` says otherwise."""
+        return self.min > 0 and not self.fixed

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from mataserver.config.needs import Needs
-from mataserver.config.span import Span
+from mataserver.config.needs import Needs, Span
 from mataserver.errors import MataError
 
 EVERY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on

@@ -18,11 +18,7 @@ MAX_STALL_TIMEOUT = 3600.0
 """Maximum seconds that a source may declare, so that hangs are detected."""
 
 
-def _ignore_size(_total_bytes: int, _files: int = 0) -> None:
-    """Do nothing: no server watches."""
-
-
-def _ignore() -> None:
+def _ignore(*_announced: int) -> None:
     """Do nothing: no server watches."""
 
 
@@ -42,7 +38,7 @@ class SourceContext:
     reference: str
     folder: Path
     settings: Any = None
-    expect: Callable[..., None] = _ignore_size
+    expect: Callable[..., None] = _ignore
     alive: Callable[[], None] = _ignore
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 from mataserver.media import alpha as transparency
-from mataserver.media import avif, bands, clock, jpeg, kinds, netpbm, structure, tiff
+from mataserver.media import avif, bands, jpeg, kinds, netpbm, structure, tiff
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.limits import Picture, check_size
 
@@ -53,6 +55,7 @@ _TRANSPOSED = {
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: a[:, ::-1].transpose(1, 0, 2),
 }
+_since: dict[int, float] = {}
 
 
 class Unreadable(BadRequest):
@@ -87,11 +90,16 @@ def reduced(
     """
     if not len(data):
         raise BadRequest("image is empty")
-    clock.start()
+    _since[get_ident()] = time.monotonic()
     try:
         return _decoded(data, max_pixels, wanted, alpha, legible=legible)
     finally:
-        clock.stop()
+        _since.pop(get_ident(), None)
+
+
+def decoding() -> dict[int, float]:
+    """Return the threads that are decoding, with the ``time.monotonic()`` of their start."""
+    return _since.copy()
 
 
 def _decoded(

@@ -3,8 +3,8 @@
 A broken plugin is recorded with its error and never stops the server, unless ``plugins.strict``.
 """
 
-from mataserver.plugins.discovery import GROUP, check_settings, discover
-from mataserver.plugins.installed import Plugins
+from mataserver.plugins.discovery import check_settings, discover
+from mataserver.plugins.installed import GROUP, Plugins
 from mataserver.plugins.loading import reject, rejecting
 from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
 from mataserver.plugins.validation import HOOKS, PluginError

@@ -25,8 +25,6 @@ from mataserver.suggestion import similar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["GROUP", "check_settings", "discover"]
-
 SLOW_IMPORT_SECONDS = 5.0
 """Seconds after which a plugin that is still being imported is logged."""
 

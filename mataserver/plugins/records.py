@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from packaging.requirements import Requirement
 
     from mataserver.contract.backend import Backend, ModelFiles
     from mataserver.contract.engine import EngineSpec
@@ -205,18 +207,23 @@ def importable(module: str) -> bool:
 
 
 def mismatched(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return installed distributions, as "name version", that violate a package's requirement.
+    """Return installed distributions, as "name version", that violate a package's requirement."""
+    return tuple(f"{needed.name} {version}" for needed, version in unmet(packages) if version)
+
+
+def unmet(packages: Iterable[str]) -> Iterator[tuple[Requirement, str | None]]:
+    """Yield the requirements that are not met, with the version that is installed, if one is.
 
     One whose marker is false, as that of an extra is, requires nothing.
     """
     from packaging.requirements import InvalidRequirement, Requirement
 
-    found = []
     for package in packages:
-        with contextlib.suppress(InvalidRequirement, importlib.metadata.PackageNotFoundError):
-            needed = Requirement(package)
-            version = importlib.metadata.version(needed.name)
-            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
-            if applies and not needed.specifier.contains(version, prereleases=True):
-                found.append(f"{needed.name} {version}")
-    return tuple(found)
+        with contextlib.suppress(InvalidRequirement):
+            needed, version = Requirement(package), None
+            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+                continue
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                version = importlib.metadata.version(needed.name)
+            if version is None or not needed.specifier.contains(version, prereleases=True):
+                yield needed, version

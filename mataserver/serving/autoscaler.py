@@ -14,7 +14,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.config.span import Span
+    from mataserver.config.needs import Span
     from mataserver.engines.work import Worker
     from mataserver.serving.memory_budget import MemoryBudget
     from mataserver.serving.slots import Slot

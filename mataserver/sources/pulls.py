@@ -12,6 +12,7 @@ from mataserver.sources.messages import QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from mataserver.sources.messages import Step
 
@@ -25,55 +26,13 @@ _RETRY_SECONDS = 60.0
 log = logging.getLogger("mataserver.pulls")
 
 
-class PullSlots:
-    """A semaphore with a bounded queue: at most ``running`` holders and ``waiting`` waiters."""
-
-    def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
-        self._free = asyncio.Semaphore(running)
-        self._bound = waiting
-        self._queue: list[Callable[[int], None]] = []
-
-    @contextlib.asynccontextmanager
-    async def acquire(self, notify: Callable[[int], None]) -> AsyncIterator[None]:
-        """Hold a slot; while queued, ``notify`` receives each new position, 1 for the next.
-
-        Raises ``Unavailable`` if the queue is full.
-        """
-        if self._free.locked():
-            with self._queued(notify):
-                await self._free.acquire()
-        else:
-            await self._free.acquire()
-        try:
-            yield
-        finally:
-            self._free.release()
-
-    @contextlib.contextmanager
-    def _queued(self, notify: Callable[[int], None]) -> Iterator[None]:
-        """Stand in the queue until the context ends; those behind then move up."""
-        if len(self._queue) >= self._bound:
-            raise Unavailable(
-                f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
-            )
-        self._queue.append(notify)
-        try:
-            notify(len(self._queue))
-            yield
-        finally:
-            place = self._queue.index(notify)
-            del self._queue[place]
-            for position, behind in enumerate(self._queue[place:], place + 1):
-                behind(position)
-
-
 class Pull:
     """The pull of one model: ``position`` is its position in the queue, 0 while not queued."""
 
-    def __init__(self, name: str, slots: PullSlots, on_step: Callable[[Step], None] | None) -> None:
+    def __init__(self, name: str, pulls: Pulls, on_step: Callable[[Step], None] | None) -> None:
         self.position = 0
         self._name = name
-        self._slots = slots
+        self._pulls = pulls
         self._on_step = on_step
 
     def report(self, step: Step) -> None:
@@ -81,24 +40,24 @@ class Pull:
         if self._on_step is not None:
             self._on_step(step)
 
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    def slot(self) -> AbstractAsyncContextManager[None]:
         """Wait for a slot and hold it. Raises ``Unavailable`` if the queue is full."""
-        async with self._slots.acquire(self._wait):
-            self.position = 0
-            yield
+        return self._pulls.hold_slot(self)
 
-    def _wait(self, position: int) -> None:
+    def move_up(self, position: int) -> None:
+        """Wait at a new position, 1 for the next."""
         self.position = position
         log.info("the pull of %s waits for its turn, place %d", self._name, position)
         self.report(QueuePosition(position))
 
 
 class Pulls:
-    """The pulls of one process."""
+    """The pulls of one process: at most ``running`` have a slot, and ``waiting`` wait for one."""
 
-    def __init__(self, slots: PullSlots | None = None) -> None:
-        self._slots = slots or PullSlots()
+    def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
+        self._free = asyncio.Semaphore(running)
+        self._bound = waiting
+        self._queue: list[Pull] = []
         self._in_progress: dict[str, Pull] = {}
 
     @contextlib.contextmanager
@@ -108,8 +67,39 @@ class Pulls:
         if other is not None:
             detail = f": it waits for its turn, place {other.position}" if other.position else ""
             raise Conflict(f"A pull of {name} is already in progress{detail}")
-        self._in_progress[name] = Pull(name, self._slots, on_step)
+        self._in_progress[name] = Pull(name, self, on_step)
         try:
             yield self._in_progress[name]
         finally:
             del self._in_progress[name]
+
+    @contextlib.asynccontextmanager
+    async def hold_slot(self, pull: Pull) -> AsyncIterator[None]:
+        """Hold a slot; while queued, the pull learns of each new position."""
+        if self._free.locked():
+            with self._queued(pull):
+                await self._free.acquire()
+        else:
+            await self._free.acquire()
+        pull.position = 0
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    @contextlib.contextmanager
+    def _queued(self, pull: Pull) -> Iterator[None]:
+        """Stand in the queue until the context ends; those behind then move up."""
+        if len(self._queue) >= self._bound:
+            raise Unavailable(
+                f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
+            )
+        self._queue.append(pull)
+        try:
+            pull.move_up(len(self._queue))
+            yield
+        finally:
+            place = self._queue.index(pull)
+            del self._queue[place]
+            for position, behind in enumerate(self._queue[place:], place + 1):
+                behind.move_up(position)
