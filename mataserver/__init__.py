@@ -206,6 +206,7 @@ __all__ = [
     "hookimpl",
     "params_option",
     "physical_cores",
+    "plain_call_problem",
     "printable",
     "read_configuration",
     "read_tail",
@@ -273,6 +274,7 @@ if TYPE_CHECKING:
         target_command,
     )
     from mataserver.processes.child_main import Parent
+    from mataserver.signatures import plain_call_problem
     from mataserver.sources.cache import repository_directory
     from mataserver.sources.foreign_parts import check_parts as check_checkpoint
     from mataserver.sources.links import check_links as check_model_files

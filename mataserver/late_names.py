@@ -38,6 +38,7 @@ LATE = {
     "describe_error": "mataserver.http.json_body:describe_error",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
+    "plain_call_problem": "mataserver.signatures",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
     **dict.fromkeys(("CONTROLS", "printable"), "mataserver.printing"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ async def open_file(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
     A thread cannot be cancelled: the file that it still opens is closed, and exists for removal by
     the time the cancellation is raised. Raises ``OSError``.
     """
-    opening = asyncio.ensure_future(_open(path, mode))
+    opening = asyncio.ensure_future(asyncio.to_thread(path.open, mode))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -25,10 +25,6 @@ async def open_file(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
         raise
 
 
-async def _open(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
-    return await asyncio.to_thread(path.open, mode)
-
-
-def _close(opening: asyncio.Future[BinaryIO]) -> None:
+def _close(opening: asyncio.Future[Any]) -> None:
     with contextlib.suppress(OSError, asyncio.CancelledError):
         opening.result().close()

@@ -38,7 +38,6 @@ def closest(given: str, known: Iterable[str]) -> str | None:
 
 @functools.lru_cache(maxsize=CACHE_SIZE)  # a client may repeat the same wrong name
 def _closest(given: str, known: tuple[str, ...]) -> str | None:
-    """Return the most similar known name for a folded one, if any."""
     import difflib  # late, here and below: not needed unless something is wrong
 
     names = {_normalized(name): name for name in reversed(known)}

@@ -385,8 +385,10 @@ def test_settings_do_not_change():
 )
 def test_a_setting_whose_plugin_is_not_installed(name, package):
     """Whoever has a setting that needs a package now is told which, in a sentence."""
-    with pytest.raises(ValueError, match=f"^{name}: needs a package: pip install ") as caught:
-        moved.apply_moves({name: 1, "port": 1}, {"port"}, [])
+    with pytest.raises(
+        ConfigError, match=f"^configuration: {name}: needs a package: pip "
+    ) as caught:
+        moved.apply_moves({name: 1, "port": 1}, [])
     assert str(caught.value).endswith(package)
     assert moved.package_of(name, []) == package
     assert moved.package_of(name) is None  # it is installed here

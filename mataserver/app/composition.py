@@ -104,7 +104,6 @@ def _builtin_services(
 
 
 def _plugin_services(plugins: Plugins) -> Iterator[ServiceFactory]:
-    """Yield the services of usable plugins."""
     for plugin in plugins.usable:
         if "service" in plugin.hooks:
             yield ServiceFactory(plugin.name, plugin.hooks["service"], plugin)

@@ -206,7 +206,6 @@ def _registry_name(factory: ServiceFactory) -> str:
 
 
 def _resource_kind(factory: ServiceFactory) -> str:
-    """Return the kind of a service's resources with ids."""
     return SESSIONS_KIND if factory.plugin is None else factory.name
 
 

@@ -107,7 +107,6 @@ class Maintenance:
             self._not_ready["configuration"] = error.detail
 
     async def _load(self, name: str) -> bool:
-        """Load a model; return whether that succeeded."""
         try:
             async with self._pool.hold(self._catalog.plan(name)):
                 return True

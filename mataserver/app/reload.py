@@ -58,7 +58,6 @@ class Reload:
         return msgspec.structs.replace(old, models=read.models, plugins=plugins)
 
     def _warn_restart_needed(self, read: Settings, settings: Settings) -> None:
-        """Log changed settings that require a restart."""
         names = [
             name
             for name in read.__struct_fields__

@@ -104,7 +104,6 @@ async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, por
 
 
 def _connection_factory(composed: ComposedServer) -> Callable[[web.Server], HttpConnection]:
-    """Return the factory of connection protocols."""
     options = {
         "budget": partial(BudgetShare, composed.budget),
         "loop": asyncio.get_running_loop(),
@@ -165,7 +164,6 @@ async def _wait_for_answers(runner: web.BaseRunner, composed: ComposedServer, un
 
 
 def _has_unsent_output(runner: web.BaseRunner) -> bool:
-    """Whether any connection has unsent output."""
     connections = () if runner.server is None else runner.server.connections
     transports = [each.transport for each in connections]
     return any(each is not None and each.get_write_buffer_size() > 0 for each in transports)
@@ -194,10 +192,6 @@ def _set_handlers(handlers: Mapping[signal.Signals, Callable[[], object]]) -> No
     loop = asyncio.get_running_loop()
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
-
-
-def _read_again(tasks: Tasks, reload: Reload) -> None:
-    tasks.spawn(reload.run(), "read the configuration again")
 
 
 def _bind_error(settings: Settings, error: OSError) -> str:
@@ -240,7 +234,7 @@ async def run(
     composed = build(settings, plugins, set_by=set_by)
     reload = Reload(composed, reread or (lambda: settings))
     tasks = Tasks("server")
-    handlers[signal.SIGHUP] = partial(_read_again, tasks, reload)
+    handlers[signal.SIGHUP] = lambda: tasks.spawn(reload.run(), "read the configuration again")
     _set_handlers(handlers)  # again: a plugin's import may have taken them, and so may a service
     runner = make_runner(composed)
     if not await set_up(runner, composed, stop_requested):

@@ -154,7 +154,6 @@ class ComposedServer:
         )
 
     def _http(self) -> ServiceHttp:
-        """Return the services' interface for requests and answers."""
         return ServiceHttp(
             self.table,
             self.budget,
@@ -193,7 +192,6 @@ class ComposedServer:
         )
 
     def _relay(self) -> FrontendRelay:
-        """Return the relay to the other front-ends of the shared directory."""
         folder = self.settings.shared_path / FOLDER
         return FrontendRelay(
             FrontendDirectory(folder, self.held, self.pace.silence),
@@ -206,7 +204,6 @@ class ComposedServer:
         )
 
     def _application(self) -> web.Application:
-        """Return the application, without routes."""
         application = web.Application(
             middlewares=[self.middleware.handle],
             client_max_size=self.settings.max_body,
@@ -273,7 +270,6 @@ def _pool(
 
 
 def _server_settings(settings: Settings) -> Server:
-    """Return the settings that services can access."""
     return Server(
         host=settings.host,
         port=settings.port,

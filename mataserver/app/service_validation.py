@@ -61,15 +61,10 @@ def _check_methods(service: Service) -> None:
     Otherwise a plain ``authenticate`` would fail at the first request, and a coroutine ``claims``,
     whose result is always true, would claim every request.
     """
-    for name, method in (
-        (each, getattr(service, each, None)) for each in (*COROUTINE_METHODS, *PLAIN_METHODS)
-    ):
-        if method is not None and inspect.iscoroutinefunction(method) != (
-            name in COROUTINE_METHODS
-        ):
-            raise PluginError(
-                f"{name}() must be {'async' if name in COROUTINE_METHODS else 'a plain'} def"
-            )
+    for name in (*COROUTINE_METHODS, *PLAIN_METHODS):
+        method, awaited = getattr(service, name, None), name in COROUTINE_METHODS
+        if method is not None and inspect.iscoroutinefunction(method) != awaited:
+            raise PluginError(f"{name}() must be {'async' if awaited else 'a plain'} def")
 
 
 def _try_routes(routes: Sequence[Route]) -> None:

@@ -13,7 +13,6 @@ import click
 
 from mataserver import config
 from mataserver.errors import MataError
-from mataserver.library.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -79,11 +78,6 @@ def take_hub_variables() -> None:
     for name, value in config.dotenv(Path.cwd()).items():
         if name.startswith("HF_"):
             os.environ.setdefault(name, value)
-
-
-def registry(settings: Settings) -> Registry:
-    """Return the registry in the data directory, or in the shared one."""
-    return Registry(settings.registry_path)
 
 
 def plugins(settings: Settings) -> Plugins:

@@ -31,7 +31,7 @@ COMMANDS = {
     "ps": "loaded:ps",
     "cluster": "clusters:cluster",
     "plugins": "installed:plugins",
-    "check": "findings:check",
+    "check": "checking:check",
     "version": "version:version",
 }
 """The built-in commands, with their locations below this package."""

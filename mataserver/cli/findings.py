@@ -1,4 +1,4 @@
-"""``mataserver check``: problems of a configuration, plugins or models, found without a start."""
+"""Problems of a configuration, plugins or models, found without starting them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import contextlib
 import functools
 import importlib.metadata
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
 from mataserver import config
 from mataserver.cli import environment, extensions
-from mataserver.cli.environment import config_option
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import check_writable, os_errors_as
@@ -68,20 +65,6 @@ class Findings:
 
 def _count(found: list[str], noun: str) -> str:
     return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
-
-
-@click.command()
-@config_option
-@click.pass_context
-def check(ctx: click.Context, config_file: str | None) -> None:
-    """Check a configuration and every plugin."""
-    file = environment.configuration(config_file) or config_file
-    click.echo(f"checking {file or 'the defaults and the environment: no configuration file'}")
-    with contextlib.redirect_stdout(sys.stderr):  # whatever plugins print is not its output
-        found = examine(config_file)
-    for line in found.lines():
-        click.echo(line)
-    ctx.exit(1 if found.errors else 0)
 
 
 def examine(config_file: str | None) -> Findings:
@@ -250,7 +233,7 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
     with tempfile.TemporaryDirectory(prefix="mataserver-check-") as directory:
         copy = Registry(Path(directory, "model_registry.json"))
         try:
-            _copy_registry(environment.registry(settings).path, copy)
+            _copy_registry(settings.registry_path, copy)
         except MataError as error:
             findings.errors.append(error.told)
             return

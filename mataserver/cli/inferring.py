@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,24 +75,14 @@ def infer(
         raise MataError(f"{len(failed)} of {len(chosen)} files could not be served")
 
 
+@dataclass(frozen=True, slots=True)
 class _InferenceRun:
-    """One invocation of the command."""
-
-    def __init__(
-        self,
-        client: Client,
-        model: str,
-        params: dict[str, Any],
-        target: DrawingTarget | None,
-        max_pixels: int,
-        task: str | None,
-    ) -> None:
-        self._client = client
-        self._model = model
-        self._params = params
-        self._target = target
-        self._max_pixels = max_pixels
-        self._task = task
+    client: Client
+    model: str
+    params: dict[str, Any]
+    target: DrawingTarget | None
+    max_pixels: int
+    task: str | None
 
     def serve(self, file: Path, number: int) -> bool:
         """Print and draw the results of a file; return whether the file was usable.
@@ -119,13 +110,13 @@ class _InferenceRun:
 
     def _picture(self, file: Path, number: int) -> None:
         data = file.read_bytes()
-        answer = self._client.infer(self._model, data, **self._params)
+        answer = self.client.infer(self.model, data, **self.params)
         _print(answer, file)
-        if self._target is not None:
+        if self.target is not None:
             from mataserver import media
 
-            pixels = media.decode(data, self._max_pixels)
-            _save(_annotated(pixels, answer), self._target.place(file, number))
+            pixels = media.decode(data, self.max_pixels)
+            _save(_annotated(pixels, answer), self.target.place(file, number))
 
     def _video(self, file: Path) -> None:
         try:
@@ -134,7 +125,7 @@ class _InferenceRun:
             raise MataError("a video needs a package: pip install 'av>=14'") from None
         from mataserver_client import FrameError
 
-        source = films.VideoReader(file, self._max_pixels)
+        source = films.VideoReader(file, self.max_pixels)
         answers = self._answers(source.encoded())
         with contextlib.closing(answers), self._output(file) as show:
             for item in answers:
@@ -157,21 +148,21 @@ class _InferenceRun:
         """
         from mataserver_client import InvalidParams
 
-        stream = functools.partial(self._client.stream, self._model, frames, task=self._task)
-        if self._params.get("timing") is None:
+        stream = functools.partial(self.client.stream, self.model, frames, task=self.task)
+        if self.params.get("timing") is None:
             try:
-                yield from stream(**{**self._params, "timing": "frames"})
+                yield from stream(**{**self.params, "timing": "frames"})
             except InvalidParams as error:  # before the first frame: it has none, or another one
                 if not error.detail.startswith("params.timing: "):
                     raise
             else:
                 return
-        yield from stream(**self._params)
+        yield from stream(**self.params)
 
     @contextlib.contextmanager
     def _output(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
         """Yield a function that draws a video's frames: to a video, to pictures, or not at all."""
-        target = self._target
+        target = self.target
         if target is None:
             yield lambda _pixels, _seconds, _answer: None
         elif target.is_video_output(file):

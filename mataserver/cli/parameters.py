@@ -13,7 +13,6 @@ from mataserver.params.text_values import plain_number
 def _given(
     _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the parameters. Raises ``UsageError``."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")

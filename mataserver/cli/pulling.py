@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from mataserver import config, suggestion
-from mataserver.cli.environment import (
-    config_option,
-    plugins,
-    registry,
-    take_hub_variables,
-    warn,
-)
+from mataserver.cli.environment import config_option, plugins, take_hub_variables, warn
 from mataserver.errors import MataError
 from mataserver.printing import printable
 from mataserver.results import TASKS, is_task
@@ -117,6 +111,7 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     plugin's source (source:reference), or a local directory or file: /path, ./path, ~/path.
     """
     from mataserver.library.catalog import Catalog
+    from mataserver.library.registry import Registry
 
     local = _is_path(model)
     if name is not None and not local:
@@ -124,7 +119,7 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     settings = config.load(config_file)
     take_hub_variables()
     found = plugins(settings)
-    catalog = Catalog(settings, registry(settings), found)
+    catalog = Catalog(settings, Registry(settings.registry_path), found)
     if local:
         pulled = _add(catalog, model, task, name)
         click.echo(f"Registered {pulled.name} ({task})")

@@ -13,16 +13,17 @@ import click
 from msgspec import UNSET
 
 from mataserver import config
-from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
+from mataserver.cli.environment import UNKNOWN, config_option, plugins
 from mataserver.errors import NotFound
 from mataserver.library import removal, weights
+from mataserver.library.registry import Registry
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import Settings
-    from mataserver.library.registry import Entry, Registry
+    from mataserver.library.registry import Entry
 
 RULE = 62
 """Minimum length of the dashed line."""
@@ -37,7 +38,7 @@ _PACKAGE = re.compile(r"[A-Za-z0-9._-]+")
 @config_option
 def list_models(*, as_json: bool, config_file: str | None) -> None:
     """List all registered models (alias: ls)."""
-    entries = registry(config.load(config_file)).entries()
+    entries = Registry(config.load(config_file).registry_path).entries()
     if as_json:
         click.echo(json.dumps([_as_json(*each) for each in entries.items()], indent=2))
     elif not entries:
@@ -75,7 +76,7 @@ def _print_table(entries: Mapping[str, Entry]) -> None:
 def show(model: str, config_file: str | None) -> None:
     """Show detailed info for a registered model."""
     settings = config.load(config_file)
-    known = registry(settings)
+    known = Registry(settings.registry_path)
     entry = known.get(model)
     if entry is None:
         raise _missing(model, known)
@@ -104,7 +105,7 @@ def show(model: str, config_file: str | None) -> None:
 @config_option
 def rm(model: str, config_file: str | None) -> None:
     """Remove a model from the registry; pulled weights stay."""
-    known = registry(config.load(config_file))
+    known = Registry(config.load(config_file).registry_path)
     entry = removal.remove(model, known)
     if entry is None:
         raise _missing(model, known)

@@ -26,7 +26,6 @@ def check(settings: Settings) -> None:
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield the settings that contradict others, each with the problem."""
     if 0 < settings.max_inflight_mb < settings.max_body_mb:
         yield "max_inflight_mb", "must not be less than max_body_mb"
     if settings.engine == "ray" and settings.device.startswith("cuda:"):

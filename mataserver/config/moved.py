@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from mataserver.config.settings import ConfigError, Settings
 from mataserver.entry_points import module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Set as AbstractSet
     from importlib.metadata import EntryPoint
 
 GROUP = "mataserver.settings"
@@ -31,17 +31,14 @@ log = logging.getLogger("mataserver")
 
 
 def apply_moves(
-    written: dict[str, Any],
-    known: AbstractSet[str],
-    declared: Iterable[EntryPoint] | None = None,
+    written: dict[str, Any], declared: Iterable[EntryPoint] | None = None
 ) -> dict[str, Any]:
     """Return a configuration with moved settings under their plugins' names.
 
-    ``known`` are the server's settings, ``declared`` the moves, by default those of the installed
-    distributions. Raises ``ValueError`` for a setting given in both places, and for one whose
-    plugin is not installed.
+    ``declared`` are the moves, by default those of the installed distributions. Raises
+    ``ConfigError`` for a setting given in both places, and for one whose plugin is not installed.
     """
-    unknown = written.keys() - known
+    unknown = written.keys() - set(Settings.__struct_fields__)
     if not unknown:
         return written
     import importlib.metadata  # slow, and most configurations need no move
@@ -54,7 +51,8 @@ def apply_moves(
         if name in points:
             _move(kept, name, module_of(points[name]), points[name].attr)
         elif name in _PACKAGES:
-            raise ValueError(f"{name}: needs a package: pip install {_PACKAGES[name]}")
+            package = _PACKAGES[name]
+            raise ConfigError(f"configuration: {name}: needs a package: pip install {package}")
     return kept
 
 
@@ -74,7 +72,7 @@ def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
     if not isinstance(own, dict):
         return  # not a mapping: validation reports it later
     if new in own:
-        raise ValueError(f"{old}: given twice: it is called {place} now")
+        raise ConfigError(f"configuration: {old}: given twice: it is called {place} now")
     log.warning("configuration: %s is called %s now", old, place)
     kept["plugins"] = {**plugins, plugin: {**own, new: kept.pop(old)}}
 

@@ -66,15 +66,7 @@ def read(
     for name in found:
         origins[name] = "environment" if _variable(name, values) in environment else "dotenv"
     origins.update(dict.fromkeys(options, "option"))
-    return _settings(_with_moved_settings(written) | found | options), origins
-
-
-def _with_moved_settings(written: dict[str, Any]) -> dict[str, Any]:
-    """Return the YAML settings with moved ones renamed. Raises ``ConfigError``."""
-    try:
-        return moved.apply_moves(written, {each.name for each in msgspec.structs.fields(Settings)})
-    except ValueError as error:
-        raise ConfigError(f"configuration: {error}") from None
+    return _settings(moved.apply_moves(written) | found | options), origins
 
 
 def _check_overridden(
@@ -197,7 +189,6 @@ def dotenv(folder: Path) -> dict[str, str]:
 
 
 def _environment(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that variables give."""
     return {
         setting.name: _from_variable(_variable(setting.name, values), values, setting.type)
         for setting in msgspec.structs.fields(Settings)

@@ -168,7 +168,6 @@ def header_problem(headers: Mapping[Any, Any]) -> str:
 
 
 def _check_needs(what: str, needs: str | None) -> None:
-    """Raise ``MataError`` for an unknown scope."""
     if needs is not None and needs != ANYBODY and needs not in SCOPES:
         known = ", ".join((*SCOPES, ANYBODY))
         raise MataError(f"{what}: needs={needs!r} is none of {known}")

@@ -126,7 +126,6 @@ def _first_frame(table: memoryview, data: memoryview) -> Iterator[bytes]:
 
 
 def _coded_items(info: memoryview) -> Iterator[int]:
-    """Yield the numbers of the AV1 items."""
     for entry in _boxes(info[8 if bytes(info[:1]) == b"\1" else 6 :], b"infe"):
         wide = 4 if bytes(entry[:1]) == b"\3" else 2
         if bytes(entry[6 + wide : 10 + wide]) == b"av01":

@@ -197,7 +197,6 @@ def _directory(data: memoryview, layout: Layout, at: int) -> Iterator[_Entry]:
 
 
 def _size(kind: int) -> int:
-    """Return the size in bytes of a value of a type."""
     if kind in _ONES:
         return 1
     return 2 if kind in _TWOS else 4 if kind in _FOURS else 8

@@ -221,8 +221,6 @@ class Response:
 
 
 class _CheckedResolver(AbstractResolver):
-    """A resolver that returns only validated addresses."""
-
     def __init__(self, inner: AbstractResolver, hosts: Hosts, name: str) -> None:
         self._inner = inner
         self._hosts = hosts

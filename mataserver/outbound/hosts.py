@@ -67,7 +67,6 @@ def is_public(address: Address) -> bool:
 
 
 def _embedded_ipv4(address: Address) -> list[ipaddress.IPv4Address]:
-    """Return the IPv4 addresses embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     candidates = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]

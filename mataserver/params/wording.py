@@ -24,7 +24,7 @@ def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str
     """
     message, path = split(str(error))
     known = [] if kind is None else names_at(kind, path)
-    where = _join(root, path)
+    where = (root + path).lstrip(".")
     missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
     if missing:
         return f"{where}{'.' if where else ''}{missing[1]}: field is required"
@@ -34,17 +34,12 @@ def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str
         return f"{where}{'.' if where else ''}{name}: unknown key{similar(name, known)}"
     pattern = re.fullmatch(r"Expected `str` matching regex (.*)", message)
     if pattern and kind is not None:
-        message = _pattern_description(kind, ast.literal_eval(pattern[1])) or message
+        words = patterns_of(kind).get(ast.literal_eval(pattern[1]))
+        message = f"expected {words}" if words else message
     sentence = sentence_of(message)
     if known and sentence.startswith("invalid enum value"):
         sentence += f": one of {', '.join(known)}"
     return f"{where}: {sentence}" if where else sentence
-
-
-def _pattern_description(kind: Any, pattern: str) -> str | None:
-    """Return a pattern's meaning: the ``description`` beside it in the type."""
-    words = patterns_of(kind).get(pattern)
-    return None if words is None else f"expected {words}"
 
 
 def split(text: str) -> tuple[str, str]:
@@ -53,10 +48,6 @@ def split(text: str) -> tuple[str, str]:
     if not mark:
         message, mark, path = text.rpartition(_KEY)
     return (message, path.rstrip("`")) if mark else (text, "")
-
-
-def _join(root: str, path: str) -> str:
-    return (root + path).lstrip(".")
 
 
 def sentence_of(message: str) -> str:

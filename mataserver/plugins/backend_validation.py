@@ -111,7 +111,6 @@ def _are_detections(kind: type[msgspec.Struct]) -> bool:
 
 
 def _check_worker(backend: Backend, label: str) -> None:
-    """Validate what is sent to the worker."""
     if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
         raise PluginError(f"{label}: params must be a mataserver.Params struct")
     for name in ("check", "of_parts"):

@@ -166,7 +166,8 @@ def _collect_backends(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
         check_backend(backend, owners, {plugin.name, plugin.family})
         owners[backend.name] = plugin.name
         _check_owner(backend, plugin, plugins)
-        _check_result(backend, results.setdefault(backend.task, backend.result))
+        if results.setdefault(backend.task, backend.result) is not backend.result:
+            raise PluginError(f"backend {backend.name}: its task has another result already")
     plugin.backends = backends
     plugins.provided += [ProvidedBackend(backend, plugin) for backend in backends]
 
@@ -211,12 +212,6 @@ def _check_owner(backend: Backend, plugin: Plugin, plugins: DiscoveredPlugins) -
                 f"backend {backend.name}: its task {backend.task} is brought by "
                 f"{provided.plugin.distribution} already"
             )
-
-
-def _check_result(backend: Backend, known: object) -> None:
-    """Raise ``PluginError`` for a task with two different result structs."""
-    if known is not backend.result:
-        raise PluginError(f"backend {backend.name}: its task has another result already")
 
 
 def reject(plugin: Plugin, error: BaseException) -> None:

@@ -105,11 +105,7 @@ class Repository:
 
     def config(self) -> str:
         """Return the text of ``config.json``."""
-        for file in self.files:
-            if file.name == "config.json":
-                break
-        else:
-            raise RepositoryError(f"{self.repo_id} has no config.json, so its kind is unknown")
+        file = self._config_file()
         if file.size > MAX_CONFIG_BYTES:
             raise RepositoryError(f"the config.json of {self.repo_id} is too large")
         buffer = io.BytesIO()
@@ -119,8 +115,7 @@ class Repository:
     def download(self, report: Callable[[Message], None]) -> Path:
         """Download the relevant files; return the snapshot's directory."""
         files = select(self.files)
-        if not any(file.name == "config.json" for file in files):
-            raise RepositoryError(f"{self.repo_id} has no config.json, so its kind is unknown")
+        self._config_file()
         if not has_weights(files):
             raise RepositoryError(f"{self.repo_id} holds no weights")
         meter = ProgressMeter(files, self.blobs, report)
@@ -130,6 +125,12 @@ class Repository:
             snapshot = self._complete(files)
         self._point_main_to(snapshot)
         return snapshot
+
+    def _config_file(self) -> RepoFile:
+        for file in self.files:
+            if file.name == "config.json":
+                return file
+        raise RepositoryError(f"{self.repo_id} has no config.json, so its kind is unknown")
 
     def _check_space(self, progress: Progress) -> None:
         needed = progress.total_bytes - progress.done_bytes

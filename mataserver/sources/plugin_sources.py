@@ -106,7 +106,8 @@ async def _run_child(
             message = None
         if isinstance(message, Fetched):
             return message.file
-        if words := await _last_words(child):
+        await child.end()
+        if words := await child.last_words():
             log.error("the pull of %s failed: %s", partial, words)
     if message is None:
         raise BadRequest(f"the pull of {partial} has ended unexpectedly")
@@ -134,12 +135,6 @@ async def _result(
         if message != last:  # else a sign of life
             last = message
             on_progress(message)
-
-
-async def _last_words(child: Child) -> str:
-    """End a child; return the tail of what it printed."""
-    await child.end()
-    return await child.last_words()
 
 
 async def _finish(function: Callable[..., T], *arguments: Any) -> T:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from mataserver import MataError
+from mataserver import MataError, plain_call_problem
 from mataserver_jobs.file_transfer import Parcel, Piece
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ class JobKind:
         if not (inspect.isroutine(self.run) and self.run.__qualname__.isidentifier()):
             raise MataError(f"{label}: run must be a function at the top level of its module")
         for name, given in (("run", "job"), ("told", "result"), ("check", "spec")):
-            if problem := _call_problem(getattr(self, name), given):
+            if (function := getattr(self, name)) is None:
+                continue
+            if not callable(function):
+                raise MataError(f"{label}: {name} must be a function")
+            if problem := plain_call_problem(function, given):
                 raise MataError(f"{label}: {name} {problem}")
         if not (isinstance(self.spec, type) and issubclass(self.spec, Struct)):
             raise MataError(f"{label}: spec must be a msgspec.Struct type")
@@ -92,25 +96,6 @@ class JobKind:
                 raise MataError(
                     f"{label}: the stage {stage!r} needs its first and last percent, from 0 to 100"
                 )
-
-
-def _call_problem(function: Any, given: str) -> str:
-    """Return why a function cannot be called with one argument, without waiting; else nothing."""
-    if function is None:
-        return ""
-    if not callable(function):
-        return "must be a function"
-    if inspect.iscoroutinefunction(function):
-        return "must be a plain def, not async def"
-    try:
-        signature = inspect.signature(function, follow_wrapped=False)  # of what is called
-    except (TypeError, ValueError, NameError):  # a function in C, or a type checker's names
-        return ""
-    try:
-        signature.bind(given)
-    except TypeError:
-        return f"is called with ({given}), and takes {signature}"
-    return ""
 
 
 def _is_share(given: object) -> bool:
