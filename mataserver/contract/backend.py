@@ -181,7 +181,6 @@ class Model(Protocol):
         takes ownership of a result's arrays: do not modify them afterwards. Raise ``InvalidParams``
         for a parameter that this model does not support.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

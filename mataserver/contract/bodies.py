@@ -15,15 +15,12 @@ class Share(Protocol):
 
     def check(self, count: int) -> None:
         """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing."""
-        ...
 
     def take(self, count: int) -> None:
         """Reserve ``count`` more bytes. Raises ``Unavailable`` if the budget is exhausted."""
-        ...
 
     def give_back(self) -> None:
         """Release everything reserved."""
-        ...
 
 
 class Form(NamedTuple):

@@ -22,17 +22,14 @@ class RepeatedClaim(Protocol):
     @property
     def owner(self) -> str:
         """The owner of the head: the cache is limited per owner, so a flood evicts only its own."""
-        ...
 
     @property
     def limit(self) -> int:
         """The maximum body size in bytes."""
-        ...
 
     @property
     def seconds(self) -> float:
         """The timeout of a body in seconds."""
-        ...
 
     def is_current(self) -> bool:
         """Whether the service would still claim and answer it so: key, scopes, settings.
@@ -40,11 +37,9 @@ class RepeatedClaim(Protocol):
         It is asked when the head arrives, and again when a later body is passed on; if it no longer
         is, the request, as far as it has arrived, is handled by the service's ``claims``.
         """
-        ...
 
     def responder(self) -> Responder:
         """Return the responder for a current request that has begun to arrive."""
-        ...
 
 
 class Responder(Protocol):
@@ -52,7 +47,6 @@ class Responder(Protocol):
 
     async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
         """Answer a request without reading from it."""
-        ...
 
     def begin(
         self, head: web.Request, body: Sequence[bytes | memoryview], take: Take
@@ -63,11 +57,9 @@ class Responder(Protocol):
         is in pieces. ``take`` is called later, once, unless the returned function was called first
         to cancel, because the client disconnected.
         """
-        ...
 
     def early(self, size: int) -> int | None:
         """Return how many bytes of a body of ``size`` bytes ``open`` needs; None for all."""
-        ...
 
     def open(
         self,
@@ -83,7 +75,6 @@ class Responder(Protocol):
         ``body`` is what has arrived so far; ``take`` and ``head`` are as for ``begin``. An early
         answer is also passed to ``take``; the rest of the body is then read and discarded.
         """
-        ...
 
 
 class Reading(Protocol):
@@ -91,11 +82,9 @@ class Reading(Protocol):
 
     def pause(self) -> None:
         """Stop reading from the connection."""
-        ...
 
     def resume(self) -> None:
         """Resume reading."""
-        ...
 
 
 class BodySink(Protocol):
@@ -104,19 +93,15 @@ class BodySink(Protocol):
     @property
     def held(self) -> int:
         """Bytes of it in memory now."""
-        ...
 
     def receive(self, data: bytes) -> None:
         """Receive the next bytes."""
-        ...
 
     def expire(self) -> None:
         """Fail the request after a timeout: pass the error to ``take``."""
-        ...
 
     def withdraw(self) -> None:
         """Cancel the request: the client disconnected."""
-        ...
 
 
 class PlainAnswer(NamedTuple):
@@ -131,8 +116,6 @@ class Unfinished(Protocol):
 
     async def finish(self, request: web.Request) -> web.StreamResponse:
         """Answer it like ``Responder.answer``."""
-        ...
 
     def withdraw(self) -> None:
         """Cancel it, if ``finish`` was not called."""
-        ...

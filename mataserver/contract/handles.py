@@ -51,7 +51,6 @@ class ModelSession(Protocol):
 
         Raises what the model raises, and a ``MataError`` of 500 if its worker died.
         """
-        ...
 
 
 class ModelHandle(Protocol):
@@ -66,49 +65,40 @@ class ModelHandle(Protocol):
     @property
     def name(self) -> str:
         """The model's name."""
-        ...
 
     @property
     def task(self) -> str:
         """The task that it is used for."""
-        ...
 
     @property
     def params_type(self) -> type[Params]:
         """The struct of its parameters."""
-        ...
 
     def params(self, given: Any = None, *, text: bool = False) -> Params:
         """Parse parameters once, to use them several times; ``text`` is for forms and queries.
 
         Raises ``InvalidParams`` naming the parameter.
         """
-        ...
 
     async def predict(self, image: bytes, params: Any = None) -> Result:
         """Decode ``image``, run the model and return its result, with arrays."""
-        ...
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
         """Like ``predict``, but return the encoded body, in JSON or MessagePack."""
-        ...
 
     def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
         """Yield the text pieces that the model produces, then its result.
 
         Closing the iterator stops the work.
         """
-        ...
 
     def generate_answer(
         self, image: bytes, params: Any = None, form: Format = "json"
     ) -> AsyncGenerator[str | Encoded]:
         """Yield the text pieces, then what ``answer`` returns."""
-        ...
 
     def session(self, params: Any = None) -> AbstractAsyncContextManager[ModelSession]:
         """Hold the model and its state between frames until the context ends."""
-        ...
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model.
@@ -116,11 +106,9 @@ class ModelHandle(Protocol):
         Arguments and result are plain values, arrays and instances of plain data classes. Raises
         ``MataError`` for others, and what the method raises.
         """
-        ...
 
     def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Yield the items of a public generator method; closing the iterator stops the work."""
-        ...
 
 
 class Models(Protocol):
@@ -128,22 +116,18 @@ class Models(Protocol):
 
     def list(self) -> Sequence[ModelInfo]:
         """Return every model that is present, as ``GET /v1/models`` does."""
-        ...
 
     def get(self, model: str, task: str | None = None) -> ModelHandle:
         """Return a handle that does not hold the model: each use loads it on demand.
 
         ``call`` and ``stream`` need a held model. Raises ``NotFound`` or ``Unavailable``.
         """
-        ...
 
     async def load(self, model: str, task: str | None = None) -> None:
         """Load a model and wait for it. Raises as ``acquire`` does."""
-        ...
 
     async def unload(self, model: str) -> bool:
         """Unload a model after its pending requests; return False if it was not loaded."""
-        ...
 
     async def pull(self, model: str, task: str) -> Sequence[str]:
         """Download or install a model and register it; return warnings for the operator.
@@ -151,14 +135,12 @@ class Models(Protocol):
         Raises ``BadRequest`` if it is unusable, ``Conflict`` while it is being pulled,
         ``Unavailable`` if too many pulls are queued.
         """
-        ...
 
     async def remove(self, model: str) -> None:
         """Unregister a model and unload it; its files stay.
 
         Raises ``NotFound``, or ``Conflict`` for one that is held or configured.
         """
-        ...
 
     def acquire(
         self, model: str, task: str | None = None
@@ -167,29 +149,24 @@ class Models(Protocol):
 
         Raises ``NotFound``, ``OutOfMemory`` or ``Unavailable``.
         """
-        ...
 
     def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
         """Reserve memory, in bytes, for a process other than a model until the context ends.
 
         Evicts idle models if necessary. Raises ``OutOfMemory`` if it does not fit now.
         """
-        ...
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file, as ``mataserver pull`` does; return its name.
 
         Raises ``BadRequest`` if no backend serves it, ``Conflict`` if its name is in use.
         """
-        ...
 
     def info(self, model: str) -> ModelInfo:
         """Return a model's entry of ``GET /v1/models``. Raises ``NotFound``."""
-        ...
 
     def pulled_at(self, model: str) -> float:
         """Return when a model was pulled, in Unix seconds. Raises ``NotFound``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,6 @@ class Admit(Protocol):
         ``metadata`` are the call's headers with lower-case names, ``path`` the called method,
         ``address`` the client's. A duplicate key is a 400.
         """
-        ...
 
 
 class RunProcess(Protocol):
@@ -95,7 +94,6 @@ class RunProcess(Protocol):
         confined: bool = True,
     ) -> AbstractAsyncContextManager[Child]:
         """Start the child."""
-        ...
 
 
 class ClusterProcesses(Protocol):
@@ -114,7 +112,6 @@ class ClusterProcesses(Protocol):
         log: Path | None = None,
     ) -> AbstractAsyncContextManager[Child]:
         """Run a child on a node with the required resources, until the context ends."""
-        ...
 
 
 class Watch(Protocol):
@@ -122,7 +119,6 @@ class Watch(Protocol):
 
     def check(self) -> None:
         """Raise a ``MataError``, 401, if they have become invalid since."""
-        ...
 
 
 class Held(Protocol):
@@ -130,7 +126,6 @@ class Held(Protocol):
 
     def make(self, prefix: str, digits: int = 12) -> str:
         """Return a new id: a prefix that ends in ``_`` or ``-``, and hex digits."""
-        ...
 
     async def add(self, identity: str, owner: str = "") -> None:
         """Announce a chosen id to the other front-ends; return once they can find it.
@@ -138,11 +133,9 @@ class Held(Protocol):
         ``owner`` is the principal's id if each caller chooses ids for itself: a caller's own
         resource is then found before those of others with the same id.
         """
-        ...
 
     def discard(self, identity: str, owner: str = "") -> None:
         """Withdraw an id."""
-        ...
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
         """Return every other front-end's answer to the same request, decoded as ``kind``.
@@ -150,7 +143,6 @@ class Held(Protocol):
         The route has ``held="*"``. Returns nothing for a request of another front-end, or without
         others. Raises ``Unavailable`` if a live one does not answer.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +239,9 @@ class Service(Protocol):
 
     def routes(self) -> Iterable[Route | web.RouteDef]:
         """Return the routes, REST and WebSocket; a ``RouteDef`` is served but not documented."""
-        ...
 
     async def __aenter__(self) -> object:
         """Start."""
-        ...
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
-        ...

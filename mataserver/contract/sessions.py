@@ -35,12 +35,10 @@ class StreamSession(ModelSession, Protocol):
     @property
     def model(self) -> str:
         """The model's name."""
-        ...
 
     @property
     def task(self) -> str:
         """The session's task."""
-        ...
 
 
 class CameraInfo(Struct):
@@ -68,7 +66,6 @@ class CheckSession(Protocol):
 
     def __call__(self, model: str, task: str | None = None, params: Any = None) -> None:
         """Raise ``InvalidParams`` for permanent errors, else ``NotFound`` or ``Unavailable``."""
-        ...
 
 
 class Sessions(Protocol):
@@ -94,15 +91,12 @@ class Sessions(Protocol):
         ends it. Raises ``NotFound``, ``InvalidParams``, ``Unavailable``, ``OutOfMemory``, and
         ``Conflict`` for a name in use.
         """
-        ...
 
     def check(self, model: str, task: str | None = None, params: Any = None) -> None:
         """Raise what ``create`` would raise for a model, task and parameters, without loading."""
-        ...
 
     def camera(self, session: StreamSession) -> CameraInfo | None:
         """Return the state of a session's source, None if clients send the frames."""
-        ...
 
     async def picture(
         self, session_id: str, principal: Principal | None = None
@@ -111,30 +105,24 @@ class Sessions(Protocol):
 
         Waits for a frame if there is no recent one. Raises ``NotFound``, and as the model raised.
         """
-        ...
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Answer a request as ``/v1/stream/{session_id}`` does, on a ``public`` route for sockets.
 
         Connections without valid credentials are closed with 4001.
         """
-        ...
 
     async def drop(self, name: str) -> None:
         """End a session that was created with a name; no-op if there is none."""
-        ...
 
     def get(self, session_id: str, principal: Principal | None = None) -> StreamSession:
         """Return a session, if it is visible to the principal. Raises ``NotFound``."""
-        ...
 
     def list(self, principal: Principal | None = None) -> Sequence[StreamSession]:
         """Return every session, or those visible to a principal, oldest first."""
-        ...
 
     async def close(self, session_id: str) -> None:
         """End a session and release its model. Raises ``NotFound`` or ``Conflict``."""
-        ...
 
     def attach(
         self, session_id: str, leave: Callable[[int, str], None]
@@ -145,7 +133,6 @@ class Sessions(Protocol):
         the server shuts down: the context must then end soon. Raises ``NotFound``, and ``Conflict``
         for a session in use.
         """
-        ...
 
 
 class SourceFrame(NamedTuple):

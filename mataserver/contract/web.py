@@ -30,15 +30,12 @@ class Socket(Protocol):
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield the messages until either side closes."""
-        ...
 
     async def send(self, message: str | bytes) -> None:
         """Send a message. Raises ``ConnectionError`` if the peer is gone or does not read."""
-        ...
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with a code."""
-        ...
 
 
 class Http(Protocol):
@@ -49,11 +46,9 @@ class Http(Protocol):
 
         Raises 400, 408, 413, 415 and 503.
         """
-        ...
 
     def read_json(self, request: web.Request, kind: type[T]) -> AbstractAsyncContextManager[T]:
         """Yield the body as a ``kind``. Raises as ``read_body``; 400 and 422 for invalid JSON."""
-        ...
 
     def read_form(
         self, request: web.Request, *, field: str = "file"
@@ -63,7 +58,6 @@ class Http(Protocol):
         Raises as ``read_body``, 403 for a page of another origin, 415 if it is not a form, 422
         without the file.
         """
-        ...
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
         """Stream an upload to a file: the body itself, or ``field`` of a form.
@@ -72,7 +66,6 @@ class Http(Protocol):
         limit is the file's: a form's frame and other fields are beside it. Raises as ``read_body``,
         403 for a page of another origin, 422 for a form without the field, 507 if the disk is full.
         """
-        ...
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
         """Stream every file of a form, at most ``most`` parts, into an empty folder.
@@ -80,42 +73,35 @@ class Http(Protocol):
         Buffers only a chunk. Raises as ``save_body``; the caller must then remove the folder with
         partial files.
         """
-        ...
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
         """Return ``decode(data)``; over 1 MB in a thread, one at a time."""
-        ...
 
     def require_json(self, request: web.Request) -> None:
         """Raise 415 unless the body is declared as JSON, as ``read_json`` does."""
-        ...
 
     def warn_of_unknown(self, request: web.Request, data: bytes, kind: type[Any]) -> None:
         """Name the fields of a valid JSON body that a ``kind`` does not have.
 
         As by ``read_json`` they are in the answer's ``X-Warning`` and in the log.
         """
-        ...
 
     def check_origin(self, request: web.Request) -> None:
         """Raise 403 for a request of a page of another origin.
 
         For bodies that a browser sends cross-origin without a preflight: forms, and plain bytes.
         """
-        ...
 
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
         """Yield the body as it arrives: for uploads that are kept even if they are interrupted.
 
         Raises as ``read_body``, and 403 for a page of another origin.
         """
-        ...
 
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
         """Answer with a value as JSON, or as MessagePack if the ``request`` accepts it."""
-        ...
 
     async def events(
         self,
@@ -129,11 +115,9 @@ class Http(Protocol):
         an event in another form; a ``LastEvent`` ends the stream. A failure before the first event
         is an ordinary error, a later one an ``error`` event, or what ``failed`` returns.
         """
-        ...
 
     def socket(self, request: web.Request) -> AbstractAsyncContextManager[Socket]:
         """Accept a WebSocket."""
-        ...
 
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()
@@ -142,7 +126,6 @@ class Http(Protocol):
 
         Nothing is answered by itself, neither a ping nor, until the context ends, a close frame.
         """
-        ...
 
     def budget(self, owner: str | None = None) -> Share:
         """Return a new, empty share of the budget of bytes in flight.
@@ -150,22 +133,18 @@ class Http(Protocol):
         ``caller_share`` limits what an ``owner`` holds: the id of the caller, which is like no
         other service's.
         """
-        ...
 
     def address(self, request: web.Request) -> str:
         """Return the client's address, also behind a trusted proxy."""
-        ...
 
     def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
         """Return the base URL by which the client reaches the server, without a trailing slash."""
-        ...
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
         """Start a browser session for a principal: sets a cookie on the answer.
 
         Returns the CSRF token that the page must send as ``X-CSRF-Token`` with modifying requests.
         """
-        ...
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End the browser session of the request, if there is one.
@@ -173,7 +152,6 @@ class Http(Protocol):
         Raises a ``MataError`` with 403 for the request of a page of another origin; with a cookie
         also if ``cors_origins`` has that origin.
         """
-        ...
 
     def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
         """Answer further requests with the head of this claimed one by ``repeat``.
@@ -181,7 +159,6 @@ class Http(Protocol):
         They bypass the HTTP parser. Unusual heads, such as with a cookie, are not cached, and none
         are if several services claim requests.
         """
-        ...
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server within the process, without a socket.
@@ -191,7 +168,6 @@ class Http(Protocol):
         no rights. Such a request has ``request.get_extra_info("pipe")``. Raises ``Unavailable``
         before the server listens.
         """
-        ...
 
     def outbound(
         self,
@@ -203,7 +179,6 @@ class Http(Protocol):
         body: Content = None,
     ) -> AbstractAsyncContextManager[Response]:
         """Send a request to a user-supplied URL: public hosts, and those of ``outbound_hosts``."""
-        ...
 
     async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
         """Return the addresses ``outbound`` would connect to. Raises ``BadRequest`` for others.
@@ -211,4 +186,3 @@ class Http(Protocol):
         For a URL that is stored for later, or for a caller that connects to them by other means
         than HTTP.
         """
-        ...

@@ -35,7 +35,6 @@ class MataServer(Protocol):
 
         ``settings`` are those of ``serving``.
         """
-        ...
 
 
 class MataClient(Protocol):
@@ -45,7 +44,6 @@ class MataClient(Protocol):
         self, *plugins: str | EntryPoint, server: Served | None = None, **settings: Any
     ) -> TestClient[Any, Any]:
         """Return a client of ``server``, or of one that is started as ``mata_server`` would."""
-        ...
 
 
 @pytest.fixture
