@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver.app import hosting
@@ -44,7 +45,7 @@ def build(
     a ``MataError`` for unusable settings, registry or plugins (with ``plugins.strict``).
     """
     composed = ComposedServer(settings, plugins, probe, pace, engines)
-    composed.application.cleanup_ctx.append(lifetime(composed))
+    composed.application.cleanup_ctx.append(partial(lifetime, composed))
     factories = (
         *_builtin_services(composed, set_by or {}),
         *_plugin_services(composed.plugins),

@@ -12,7 +12,7 @@ from mataserver.plugin_ends import ends_as_errors
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from aiohttp import web
 
@@ -25,32 +25,28 @@ SLOW_START_SECONDS = 5.0
 log = logging.getLogger("mataserver.plugins")
 
 
-def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return the context of the running server: background tasks, services, preloads, clean-up."""
-
-    async def run(_application: web.Application) -> AsyncIterator[None]:
-        own, maintenance = Tasks("server"), composed.maintenance
-        composed.hosting.tasks.append(own)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(_stop, composed)
-            composed.engines.open()
-            own.spawn(maintenance.reconcile, "follow the registry")
-            own.spawn(maintenance.preload, "preload")
-            own.spawn(composed.sessions.watch, "expire sessions")
-            try:
-                for name, service in composed.hosting.services:
-                    await _enter_service(name, service)
-                    stack.push_async_callback(_exit_service, composed, name, service)
-                    if hasattr(service, "on_result"):
-                        composed.observers.add(name, service.on_result, own)
-                tuple(composed.pages.found())  # logs those that nothing serves
-                yield
-            finally:
-                deadline = composed.lifecycle.deadline
-                for each in reversed(composed.hosting.tasks):
-                    await finish_by(deadline, f"tasks of {each.owner}", each.close())
-
-    return run
+async def lifetime(composed: ComposedServer, _application: web.Application) -> AsyncIterator[None]:
+    """Run the background tasks, services and preloads of a server, and clean up."""
+    own, maintenance = Tasks("server"), composed.maintenance
+    composed.hosting.tasks.append(own)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_stop, composed)
+        composed.engines.open()
+        own.spawn(maintenance.reconcile, "follow the registry")
+        own.spawn(maintenance.preload, "preload")
+        own.spawn(composed.sessions.watch, "expire sessions")
+        try:
+            for name, service in composed.hosting.services:
+                await _enter_service(name, service)
+                stack.push_async_callback(_exit_service, composed, name, service)
+                if hasattr(service, "on_result"):
+                    composed.observers.add(name, service.on_result, own)
+            tuple(composed.pages.found())  # logs those that nothing serves
+            yield
+        finally:
+            deadline = composed.lifecycle.deadline
+            for each in reversed(composed.hosting.tasks):
+                await finish_by(deadline, f"tasks of {each.owner}", each.close())
 
 
 async def _enter_service(name: str, service: Service) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mataserver.sources.wheels import PipEnvironment
-
-
-class _Metadata(msgspec.Struct):
-    name: str
-    version: str
-
-
-class _Item(msgspec.Struct):
-    metadata: _Metadata
-
-
-class _Report(msgspec.Struct):
-    """The relevant part of pip's installation report."""
-
-    install: list[_Item]
 
 
 async def install(
@@ -137,8 +122,8 @@ def _resolved(report: bytes, home: PipEnvironment) -> list[str]:
     Raises ``BadRequest`` for a distribution that is installed: its version could not be pinned.
     """
     installed = {canonicalize_name(name) for name, _ in home.installed if name}
-    chosen = [each.metadata for each in msgspec.json.decode(report, type=_Report).install]
+    chosen = [each["metadata"] for each in json.loads(report)["install"]]
     for each in chosen:
-        if canonicalize_name(each.name) in installed:
-            raise BadRequest(f"it would replace {each.name}, which is installed")
-    return [f"{each.name}=={each.version}" for each in chosen]
+        if canonicalize_name(each["name"]) in installed:
+            raise BadRequest(f"it would replace {each['name']}, which is installed")
+    return [f"{each['name']}=={each['version']}" for each in chosen]
