@@ -7,8 +7,10 @@ the event loop's few default threads, some such names would block every large bo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiohttp import ThreadedResolver
@@ -44,28 +46,16 @@ class _ThreadedLookups:
         return await self._run_in_thread(lambda: socket.getnameinfo(address, flags))
 
     async def _run_in_thread(self, lookup: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def deliver(found: T | None, error: Exception | None) -> None:
-            self._slots.release()  # only now: a cancelled caller has not stopped the thread
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(cast("T", found))
+        loop, answer = asyncio.get_running_loop(), Future[T]()
+        answer.set_running_or_notify_cancel()  # a cancelled caller does not stop the thread
 
         def run() -> None:
-            found, error = None, None
             try:
-                found = lookup()
-            except Exception as caught:  # noqa: BLE001 - reraised in the caller
-                error = caught
-            try:
-                loop.call_soon_threadsafe(deliver, found, error)
-            except RuntimeError:
-                return  # the loop is closed, so there is no caller left
+                answer.set_result(lookup())
+            except Exception as error:  # noqa: BLE001 - reraised in the caller
+                answer.set_exception(error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._slots.release)
 
         await self._slots.acquire()
         try:
@@ -74,4 +64,4 @@ class _ThreadedLookups:
         except RuntimeError as error:
             self._slots.release()
             raise OSError("no thread can be started") from error
-        return await answer
+        return await asyncio.wrap_future(answer)
