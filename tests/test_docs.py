@@ -15,7 +15,7 @@ from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
 from mataserver import config, plugins, results
 from mataserver.app import composition as app
-from mataserver.config import needs, span
+from mataserver.config import needs
 from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 from mataserver.testing import installed
 
@@ -69,7 +69,7 @@ TABLES = [
     (config.Settings, "setting", 3),
     (config.ModelSettings, "field", 2),
     (needs.Needs, "of the needs", 2),
-    (span.Span, "of the replicas", 2),
+    (needs.Span, "of the replicas", 2),
 ]
 """Each table of docs/config.md: its struct, its first heading, the column of the defaults."""
 
