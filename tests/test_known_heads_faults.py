@@ -169,6 +169,8 @@ async def test_who_waits_for_a_worker_that_is_lost_is_served_by_the_next(data_di
         asked = [asyncio.create_task(each.ask(SLOWLY)) for each in peers]
         await until(lambda: peers[0].cache.hits == before + len(peers), LONG)
         with pool.lease_worker(served.composed.catalog.plan("fake-detect")) as worker:
+            thread = worker._thread  # on a busy machine it takes a while to begin
+            await until(lambda: thread._current in thread._pending, LONG)
             worker._on_hang()
         found = [status for status, _, _ in await asyncio.gather(*asked)]
         assert set(found) == {200, 500}
