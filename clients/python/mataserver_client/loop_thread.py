@@ -84,17 +84,29 @@ class LoopThread:
 def _serve(
     loop: asyncio.AbstractEventLoop, stop: asyncio.Event, at_end: Callable[[], Awaitable[None]]
 ) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(_live(stop, at_end))
+    # Not asyncio.Runner: it begins a thread to end the executor, and at the end of an interpreter
+    # of Python 3.12 none begins.
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        loop.set_default_executor(executor)
+        try:
+            loop.run_until_complete(_live(stop, at_end))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
 
 async def _live(stop: asyncio.Event, at_end: Callable[[], Awaitable[None]]) -> None:
     await stop.wait()
-    calls = asyncio.all_tasks() - {asyncio.current_task()}
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
+    await _cancel_others()
     await at_end()
+    await _cancel_others()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _end(

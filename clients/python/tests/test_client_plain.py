@@ -171,6 +171,18 @@ if not (pid := os.fork()):
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), client.health().status)
 """
 
+LEFT_WITH_A_NAME = """
+import atexit, threading
+from mataserver_client import Client
+
+def no_thread(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+client = Client("{url}".replace("127.0.0.1", "localhost"), "{key}")
+print(client.health().status, flush=True)
+atexit.register(setattr, threading.Thread, "start", no_thread)
+"""
+
 
 def ran(program, stand_in, path=""):
     """Run a program with a client of the server; return what it printed."""
@@ -189,6 +201,13 @@ def test_a_program_that_leaves_its_stream_open_ends(tmp_path):
     with stand_in.serve_in_thread():
         assert ran(LEFT_OPEN, stand_in, path) == ["detect"]
         assert len(stand_in.deleted) == 1
+
+
+def test_a_program_that_leaves_its_client_open_ends_without_a_thread():
+    """A name was looked up in threads, which end though none begins any more, as in Python 3.12."""
+    stand_in = StandIn()
+    with stand_in.serve_in_thread():
+        assert ran(LEFT_WITH_A_NAME, stand_in) == ["ok"]
 
 
 def test_a_forked_process_has_no_client():
