@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from mataserver import Confidence
 
 Codes = Annotated[str, Meta(min_length=1, max_length=64)]
+_LONGEST_STEP, _SPARE = 3_600.0, 10.0
+"""Seconds: what a model may ask for at most, and what it needs beside its pictures."""
 Readers = Annotated[int, Meta(ge=1, le=32)]
 
 
@@ -92,3 +94,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tesseract: TesseractSettings = TesseractSettings()
     easyocr: EasyOcrSettings = EasyOcrSettings()
     paddleocr: PaddleOcrSettings = PaddleOcrSettings()
+
+
+def step_seconds(timeout: float, pictures: int) -> float:
+    """Return how long one step of so many pictures may take, each of them ``timeout`` seconds.
+
+    Where one is given up, the server has each of the batch read once more by itself.
+    """
+    times = 1 if pictures <= 1 else 2 * pictures
+    return min(_LONGEST_STEP, timeout * times + _SPARE)

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from mataserver import Confidence, InvalidParams, Params, Unavailable, physical_cores
 from mataserver_ocr import languages
+from mataserver_ocr.options import step_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> RapidOcr:
         raise Unavailable("this RapidOCR lacks its models: pip install 'rapidocr>=3.10,<4'")
     settings: RapidOcrSettings = ctx.settings.rapidocr
     engine = rapidocr.RapidOCR(params=_options(models, settings, ctx.threads))
-    return RapidOcr(PageReader(engine, settings), settings.min_confidence)
+    seconds = step_seconds(settings.timeout, ctx.max_batch)
+    return RapidOcr(PageReader(engine, settings), settings.min_confidence, seconds)
 
 
 def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str
 class RapidOcr:
     """The model: applies a request's language and confidence; the reader does the rest."""
 
-    def __init__(self, reader: PageReader, min_confidence: float) -> None:
+    def __init__(self, reader: PageReader, min_confidence: float, step_timeout: float) -> None:
+        self.step_timeout = step_timeout
         self._reader = reader
         self._min_confidence = min_confidence
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from mataserver import BadRequest, Confidence, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions, tesseract_program
+from mataserver_ocr.options import step_seconds
 from mataserver_ocr.tesseract_program import Program
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
         engine, installed = tesserocr.open_engine(settings)
     else:
         engine, installed = Program(settings), tesseract_program.installed()
-    model = Tesseract(settings, installed, engine)
+    model = Tesseract(settings, installed, engine, ctx.max_batch)
     model.codes(settings.language)
     return model
 
@@ -87,9 +88,14 @@ class Tesseract:
     """Reads text line by line with the system's Tesseract."""
 
     def __init__(
-        self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
+        self,
+        settings: TesseractSettings,
+        installed: frozenset[str],
+        engine: Engine,
+        max_batch: int = 1,
     ) -> None:
         """Keep the parts; ``installed`` are the names of the engine's language data."""
+        self.step_timeout = step_seconds(settings.timeout, max_batch)
         self._settings = settings
         self._installed = installed - NO_LANGUAGES
         self._engine = engine
