@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import re
+import zlib
+
 import pytest
 from console_pages import CHROMIUM, asked, served, shown
 from test_fleet import fleet, pushed
@@ -151,4 +156,32 @@ async def test_on_wide_paper(tmp_path):
         assert not await person.evaluate(over)
         assert await person.evaluate("document.querySelector('.found').offsetHeight > 500")
         assert await person.evaluate("document.querySelector('.shot').offsetHeight > 100")
+        await person.page.call("Emulation.setEmulatedMedia", media="")
+
+
+def painted(file):
+    """Return the colours with which a PDF fills something, as CSS writes them."""
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", file, re.DOTALL)
+    found = set()
+    for stream in streams:
+        with contextlib.suppress(zlib.error):  # a font's, or another that is not packed
+            for fill in re.findall(rb"(\S+) (\S+) (\S+) rg", zlib.decompress(stream)):
+                found.add("rgb({}, {}, {})".format(*(round(float(each) * 255) for each in fill)))
+    return found
+
+
+async def test_the_time_on_paper(tmp_path):
+    """Its parts have their colours, though a browser prints no background, and none is cut off."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give()
+        await person.until("!!document.querySelector('.times .legend i')")
+        colours = await person.evaluate("""[...document.querySelectorAll('.times .legend i')]
+          .map((each) => getComputedStyle(each).backgroundColor)""")
+        made = await person.page.call("Page.printToPDF", printBackground=False)
+        assert set(colours) <= painted(base64.b64decode(made["data"]))
+        await person.screen(794, 1100)  # a flex box that goes on on a next page keeps its height
+        await person.page.call("Emulation.setEmulatedMedia", media="print")
+        panel = "getComputedStyle(document.querySelector('.panel.right')).display"
+        assert await person.evaluate(panel) == "block"
         await person.page.call("Emulation.setEmulatedMedia", media="")
