@@ -55,7 +55,7 @@ class VideoRoutes:
         self._budget = ctx.http.budget
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
-        self._max_bytes = int(ctx.settings.max_video_mb * 1e6)
+        self._max_bytes = round(ctx.settings.max_video_mb * 1e6)
         self._sessions = sessions
         self._stopping = ctx.stopping
         self._held = ctx.held

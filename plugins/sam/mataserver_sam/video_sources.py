@@ -30,7 +30,7 @@ class VideoSources:
         self._run_blocking = ctx.run_blocking
         self._folder = ctx.data_dir / "sam" / "videos"
         self._roots: list[str] = settings.video_roots
-        self._max_bytes = settings.max_video_mb * 1e6
+        self._max_bytes = round(settings.max_video_mb * 1e6)
         self._outbound = ctx.http.outbound
         self._save = ctx.http.save_body
         self._policy = Policy(
@@ -114,10 +114,10 @@ class VideoSources:
         return file
 
     def _write(self, text: str, target: Path) -> None:
-        if len(text) * 3 / 4 > self._max_bytes:
+        data = decode_base64(text, "video_base64")
+        if len(data) > self._max_bytes:
             limit = self._max_bytes / 1e6
             raise BadRequest(f"video_base64: the video is larger than {limit:g} MB")
-        data = decode_base64(text, "video_base64")
         try:
             target.write_bytes(data)
         except OSError as error:

@@ -143,6 +143,19 @@ async def test_large_videos_are_refused(video_api, video_server, video_path, in_
             assert await api.total() == 0
 
 
+async def test_a_video_of_just_the_largest_size(video_api, video_server, video_path):
+    """The limit is the file's, and neither base64's padding nor its lines: one byte less is 400."""
+    size = video_path.stat().st_size
+    text = base64.encodebytes(video_path.read_bytes()).decode()
+    for most, status in ((size, 200), (size - 1, 400)):
+        async with (
+            video_server(max_video_mb=most / 1e6) as server,
+            video_api.Client(server) as api,
+        ):
+            answer = await api.ask("POST", START, {"video_base64": text})
+            assert answer[0] == status, answer
+
+
 async def test_bad_videos_are_refused(api, video_path):
     """What is no base64, no video or half a video is refused with 400."""
     whole = video_path.read_bytes()
