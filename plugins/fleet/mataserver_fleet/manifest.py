@@ -6,6 +6,7 @@ their digests do, of consumers and users no key and no password.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Number = Annotated[int, Meta(ge=1, lt=10**9)]
 Numbers = Annotated[list[Number], Meta(max_length=100)]
+_OCTAL = re.compile(r"[-+]?0[0-9_]")
 _Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
@@ -104,7 +106,17 @@ def read(path: Path) -> Manifest:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """One that refuses a name that is given twice: the first one would be lost."""
+        """One that refuses a name that is given twice, and numbers that are read as others."""
+
+        def construct_scalar(self, node: Any) -> Any:
+            is_number = node.tag.endswith((":int", ":float"))
+            if is_number and (":" in node.value or _OCTAL.match(node.value)):
+                told = (
+                    f"YAML reads {node.value} to the base of 60, or as octal; write a decimal "
+                    "number, or quotes around a text"
+                )
+                raise yaml.constructor.ConstructorError(None, None, told, node.start_mark)
+            return super().construct_scalar(node)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             names = [key.value for key, _ in node.value]

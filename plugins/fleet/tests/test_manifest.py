@@ -137,6 +137,8 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(client, apply):
         ("tritons: {a: {host: h, port: 1, password: x}}", "unknown field `password`"),
         ("apps: {a: {}}\napps: {b: {}}", "apps is given twice"),
         ("apps: [", "fleet.yaml: "),
+        ("tritons: {a: {host: h, port: 010}}", "fleet.yaml: YAML reads 010 to the base of 60, or"),
+        ("tritons: {a: {host: h, port: 1:30}}", "YAML reads 1:30 to the base of 60, or as octal"),
         ({"models": {"absent": {}}}, "models.absent: it is not here; push its files first"),
         ({"models": {"shelf": {"everywhere": [3]}}}, "version 3 is not here"),
         ({"models": {"shelf": {"versions": {1: "0" * 64}}}}, "version 1 is of other files"),
