@@ -61,7 +61,8 @@ async def test_a_camera_over_rtsp(data_dir):
             assert last["inference_ms"] >= 0
             info = await session_info(http, name)
             assert info["connected"]
-            assert info["frames"] == info["results"] + info["dropped"]
+            # One may wait and one be in the model.
+            assert 0 <= info["frames"] - info["results"] - info["dropped"] <= 2
             assert info["camera"] == {
                 "source": f"rtsp://127.0.0.1:{camera.port}",
                 "state": "connected",
