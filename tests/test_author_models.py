@@ -68,6 +68,9 @@ class Square(Good):
 class Planes(Good):
     input_size = (3, 224, 224)
 
+class Digits(Good):
+    input_size = "64"
+
 class Patient(Good):
     step_timeout = float("inf")
 
@@ -97,7 +100,8 @@ class Listed:
 def load_text(spec, ctx):
     return Listed()
 
-NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "patient",
+NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "digits",
+         "patient",
          "strict", "empty", *SIZES)
 
 @hookimpl
@@ -113,6 +117,7 @@ UNLOADED = {
     "alone": "session is called with (params), and takes ()",
     "square": "its input_size is 224, and must be (height, width) in pixels",
     "planes": "its input_size is (3, 224, 224), and must be (height, width) in pixels",
+    "digits": "its input_size is '64', and must be (height, width) in pixels",
     "patient": "its step_timeout is inf, and must be 0 to 3600 seconds",
 }
 """By the model's name: why it is not loaded."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
+from cli_terminal import Terminal
 from mataserver import config
 from mataserver.cli.remote import key_for
 from mataserver.config.addresses import is_loopback, server_url
@@ -75,3 +79,38 @@ def test_the_key_that_may_do_most_is_shown(tmp_path, scopes, shown):
     keys = [config.ApiKey(key=f"key-{at}", scopes=each) for at, each in enumerate(scopes)]
     settings = config.Settings(data_dir=str(tmp_path), api_keys=keys)
     assert key_for(settings, None) == shown
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """A server of something else: rows without the fields of ours."""
+
+    def do_GET(self):
+        """Answer."""
+        body = b'[{"name": "db-1"}]'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def foreign():
+    """The address of such a server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Foreign)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("command", ["status", "frontends"])
+def test_rows_of_another_server(tmp_path, monkeypatch, foreign, command):
+    """Rows that are none of this API are an error in words."""
+    result = Terminal(tmp_path, monkeypatch).run("cluster", command, "--url", foreign)
+    assert result.exit_code == 1
+    assert "not one of this API" in result.stderr

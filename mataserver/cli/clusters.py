@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from mataserver.cli.environment import UNKNOWN, table
 from mataserver.cli.remote import connected, server_options
@@ -15,11 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from mataserver_client import Client
-
-    Row = dict[str, Any]
+    from mataserver_client.transport import Answer
 
 HEADER = ("NODE", "CPU FREE", "GPU FREE", "MEMORY FREE (MB)", "WORKERS")
 FRONTENDS_HEADER = ("FRONT-END", "ID", "STATE", "SESSIONS")
+
+
+class NodeRow(Struct):
+    """A node of ``GET /v1/cluster``."""
+
+    id: str
+    name: str
+    total: dict[str, float]
+    free: dict[str, float]
+    workers: list[str]
+
+
+class FrontendRow(Struct):
+    """A front-end of ``GET /v1/frontends``."""
+
+    id: str
+    address: str
+    here: bool
+    alive: bool
+    sessions: int
 
 
 @click.group()
@@ -41,9 +61,9 @@ def status(*, as_json: bool, url: str | None, api_key: str | None, config_file: 
     if nodes is None and (fronts is None or as_json):
         raise MataError("the server has no model with the engine ray")
     if nodes is not None:
-        _print(nodes, _node_lines(nodes, queues), as_json=as_json)
+        _print(nodes, _node_lines(nodes.decode(list[NodeRow]), queues), as_json=as_json)
     if fronts is not None and not as_json:
-        _print(fronts, _frontend_lines(fronts), as_json=False)
+        _print(fronts, _frontend_lines(fronts.decode(list[FrontendRow])), as_json=False)
 
 
 @cluster.command()
@@ -57,59 +77,61 @@ def frontends(
         answer = _request(client, "/v1/frontends")
     if answer is None:
         raise MataError("the server has no shared_dir")
-    _print(answer, _frontend_lines(answer), as_json=as_json)
+    _print(answer, _frontend_lines(answer.decode(list[FrontendRow])), as_json=as_json)
 
 
-def _request(client: Client, path: str) -> list[Row] | None:
-    """Return the rows of the server's answer, None if it has no such route."""
+def _request(client: Client, path: str) -> Answer | None:
+    """Return the server's answer, None if it has no such route."""
     from mataserver_client import NotFound
 
     try:
-        return client.request("GET", path).decode(list[dict[str, Any]])
+        return client.request("GET", path)
     except NotFound:
         return None
 
 
-def _print(rows: list[Row], lines: Iterable[str], *, as_json: bool) -> None:
-    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(lines))
+def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(json.loads(answer.body), indent=2))
+        return
+    for line in lines:
+        click.echo(line)
 
 
-def _node_lines(nodes: list[Row], queues: Mapping[str, int]) -> Iterator[str]:
+def _node_lines(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
     """Yield the table of nodes, then the queue length of each of their models."""
     yield from table([HEADER, *map(_cells, nodes)], range(1, 4))
-    for model in sorted({name for node in nodes for name in node["workers"]}):
+    for model in sorted({name for node in nodes for name in node.workers}):
         yield f"{model}: {queues.get(model, 0)} waiting"
 
 
-def _frontend_lines(fronts: list[Row]) -> list[str]:
+def _frontend_lines(fronts: list[FrontendRow]) -> list[str]:
     """Return the table of front-ends, with the requested one marked."""
     rows = [
         (
-            each["address"] + (" *" if each["here"] else ""),
-            each["id"],
-            "alive" if each["alive"] else "silent",
-            str(each["sessions"]),
+            each.address + (" *" if each.here else ""),
+            each.id,
+            "alive" if each.alive else "silent",
+            str(each.sessions),
         )
         for each in fronts
     ]
     return table([FRONTENDS_HEADER, *rows], {3})
 
 
-def _cells(node: Row) -> tuple[str, ...]:
+def _cells(node: NodeRow) -> tuple[str, ...]:
     return (
-        node["name"],
+        node.name,
         _usage(node, "CPU"),
         _usage(node, "GPU"),
         _usage(node, "memory", 1e6, digits=0),
-        ", ".join(_worker_count(node["workers"])) or UNKNOWN,
+        ", ".join(_worker_count(node.workers)) or UNKNOWN,
     )
 
 
-def _usage(node: Row, what: str, unit: float = 1.0, digits: int = 2) -> str:
+def _usage(node: NodeRow, what: str, unit: float = 1.0, digits: int = 2) -> str:
     """Return a resource's free and total amounts, rounded to ``digits`` decimals."""
-    free, total = (
-        round(each.get(what, 0.0) / unit, digits) for each in (node["free"], node["total"])
-    )
+    free, total = (round(each.get(what, 0.0) / unit, digits) for each in (node.free, node.total))
     return f"{free:.12g} of {total:.12g}"
 
 

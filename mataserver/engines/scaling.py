@@ -35,8 +35,10 @@ def input_size(model: object, task: str) -> tuple[int, int] | None:
     size = getattr(model, "input_size", None) if task in TASKS else None
     if size is None:
         return None
-    height, width = map(int, size)
-    return height, width
+    height, width = size
+    if isinstance(height, str) or isinstance(width, str):
+        raise TypeError("digits are no size")  # int would read "64" as 6 and 4
+    return int(height), int(width)
 
 
 def restore(result: Any, picture: Picture) -> Any:
