@@ -65,6 +65,13 @@ def test_client_key_goes_anywhere(tmp_path):
     assert key_for(settings, "http://192.168.1.10:8110") == "mine"
 
 
+def test_no_key_beside_a_user(tmp_path):
+    """Both have one header: what was given for this server is sent, and not what is kept."""
+    (tmp_path / "api_key").write_text("mata_stored\n")
+    settings = config.Settings(data_dir=str(tmp_path), api_key="mine")
+    assert key_for(settings, "http://ada:pa55@localhost:8110") is None
+
+
 @pytest.mark.parametrize(
     ("scopes", "shown"),
     [

@@ -277,6 +277,19 @@ def test_no_server(terminal, command):
     )
 
 
+def test_a_user_in_the_url(server, terminal):
+    """It is sent in place of the stored key; the password is not shown."""
+    where = server.url.removeprefix("http://")
+    result = terminal.run("ps", "--url", f"http://ada:pa55@{where}")
+    assert result.exit_code == 1
+    assert "the user and password of --url were sent, so no key" in result.stderr
+    result = terminal.run("ps", "--url", "http://ada:pa55@127.0.0.1:1")
+    assert "the server at http://127.0.0.1:1; is it running?" in result.stderr
+    result = terminal.run("ps", "--url", f"http://ada:pa55@{where}", "--api-key", "k")
+    assert (result.exit_code, "leave one out" in result.stderr) == (2, True)
+    assert terminal.run("ps", "--url", "http://[::1").exit_code == 2
+
+
 def test_a_server_that_speaks_no_tls(server, terminal):
     """It runs: the message says what is wrong with the address."""
     where = server.url.removeprefix("http://")

@@ -245,12 +245,13 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("port: !!python/object/apply:os.getcwd []", ["mataserver.yaml cannot be read"]),
         ("port: *nothing", ["mataserver.yaml cannot be read", "undefined alias (a text that"]),
         ("plugins: " + "[" * 3000, ["mataserver.yaml is nested too deeply"]),
-        ("port: 010", ["port: YAML reads a number that begins with 0 as octal"]),
-        ("plugins: {fake: [1, -0_7]}", ["plugins.fake[1]: YAML reads a number that begins with 0"]),
-        ("keep_alive: 1:30", ["keep_alive: YAML reads numbers with : between them to the base"]),
+        ("port: 010", ["port: YAML reads numbers like 010 as octal, and like 1:30"]),
+        ("plugins: {fake: [1, -0_7]}", ["plugins.fake[1]: YAML reads numbers like 010 as octal"]),
+        ("keep_alive: 1:30", ["keep_alive: YAML reads numbers like 010 as octal, and like 1:30"]),
         ("models: [{model: a, keep_alive: 1:30.5}]", ["models[0].keep_alive: YAML reads numbers"]),
         ("api_key: &secret", ["api_key: it has no value (a text that begins with & needs"]),
         ("a: &secret  # of all", ["a: it has no value"]),
+        ("010", ["configuration: the document: YAML reads numbers like 010"]),
     ],
 )
 def test_yaml_is_strict_and_names_the_key(tmp_path, yaml, said):
@@ -260,10 +261,11 @@ def test_yaml_is_strict_and_names_the_key(tmp_path, yaml, said):
 
 def test_other_numbers_of_yaml_work(tmp_path):
     """Hexadecimal ones, and with underscores, are what they look like; so are texts in quotes."""
-    yaml = "port: 0x1F90\nmax_body_mb: 1_000\nkeep_alive: 0.5\napi_key: '0123:45'"
+    yaml = "port: 0x1F90\nmax_body_mb: 1_000\nkeep_alive: 00.5\napi_key: '0123:45'"
     made = load(tmp_path, yaml=yaml)
     assert (made.port, made.max_body_mb, made.keep_alive) == (8080, 1000, 0.5)
     assert made.api_key == "0123:45"
+    assert load(tmp_path, yaml='api_key: &none ""').api_key == ""
 
 
 @pytest.mark.parametrize("key", ["&pa55word", "5577:55", "055_7755"])

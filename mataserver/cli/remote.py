@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mataserver_client import Client
 
 F = TypeVar("F", bound="Callable[..., Any]")
+_USER_HINT = "the user and password of --url were sent, so no key; without them a key is"
 
 
 def server_options(function: F) -> F:
@@ -69,21 +70,25 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
 
     settings = config.load(file)
     address = url or server_url(settings)
-    key = api_key or key_for(settings, url)
     try:
+        key = api_key or key_for(settings, url)
         client = Client(address, key)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    parts = urlsplit(address)
+    _, at, where = parts.netloc.rpartition("@")
     with client:
         try:
             yield client
         except AuthenticationFailed as error:
-            raise MataError(error.detail, hint=_key_hint(settings, key, api_key)) from None
+            hint = _USER_HINT if at else _key_hint(settings, key, api_key)
+            raise MataError(error.detail, hint=hint) from None
         except ConnectionFailed as error:
             if not error.detail.startswith("No connection to"):  # another reason, in a sentence
                 raise
+            shown = parts._replace(netloc=where).geturl()
             raise MataError(
-                f"cannot reach the server at {address}; is it running? (mataserver serve)"
+                f"cannot reach the server at {shown}; is it running? (mataserver serve)"
             ) from None
 
 
@@ -100,7 +105,12 @@ def _key_hint(settings: Settings, key: str | None, option: str | None) -> str:
 
 
 def key_for(settings: Settings, url: str | None) -> str | None:
-    """Return the key to send; this machine's server keys are sent to this machine only."""
+    """Return the key to send; this machine's server keys are sent to this machine only.
+
+    None beside a URL's user and password, which have the place of a key.
+    """
+    if url is not None and urlsplit(url).username is not None:
+        return None
     if url is None or is_loopback(urlsplit(url).hostname or ""):
         return client_key(settings)
     return settings.api_key

@@ -33,7 +33,7 @@ STRUCTURED = frozenset({"models", "plugins"})
 """Settings that no environment variable can set."""
 _UNQUOTED = re.compile(r"\b(alias|anchor|tag|tag handle) (['\"]).*\2")
 """What YAML takes for a name of its own; it may be a password."""
-_OCTAL = re.compile(r"[-+]?0[0-9_]")
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, used where ours are not set."""
 
@@ -143,7 +143,7 @@ def _check_nodes(node: yaml.Node | None, where: str, seen: set[int], text: str) 
     seen.add(id(node))
     if isinstance(node.value, str):
         if problem := _scalar_problem(node, text):
-            raise ConfigError(f"configuration: {where.lstrip('.')}: {problem}")
+            raise ConfigError(f"configuration: {where.lstrip('.') or 'the document'}: {problem}")
         return
     names: set[str] = set()
     for index, item in enumerate(node.value):
@@ -157,19 +157,14 @@ def _check_nodes(node: yaml.Node | None, where: str, seen: set[int], text: str) 
 
 def _scalar_problem(node: yaml.Node, text: str) -> str:
     """Return what is wrong with a value without repeating it: it may be a password."""
-    kind = node.tag.rpartition(":")[2]
-    if kind in {"int", "float"} and ":" in node.value:
+    is_number = node.tag.endswith((":int", ":float"))
+    if is_number and (":" in node.value or _OCTAL.fullmatch(node.value)):
         return (
-            "YAML reads numbers with : between them to the base of 60, so 1:30 is 90; write a "
-            "plain number, or quotes around a text"
+            "YAML reads numbers like 010 as octal, and like 1:30 to the base of 60, so as 8 and "
+            "90; write a decimal number, or quotes around a text"
         )
-    if kind == "int" and _OCTAL.match(node.value):
-        return (
-            "YAML reads a number that begins with 0 as octal, so 010 is 8; write it without that "
-            "0, or quotes around a text"
-        )
-    start, end = node.start_mark.index, node.end_mark.index
-    if not node.value and start < end and text[start] == "&":
+    written = text[node.start_mark.index : node.end_mark.index]
+    if not node.value and written[:1] == "&" and written[-1] not in "\"'":
         return "it has no value (a text that begins with & needs quotes)"
     return ""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Number = Annotated[int, Meta(ge=1, lt=10**9)]
 Numbers = Annotated[list[Number], Meta(max_length=100)]
-_OCTAL = re.compile(r"[-+]?0[0-9_]")
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
@@ -110,10 +110,10 @@ def read(path: Path) -> Manifest:
 
         def construct_scalar(self, node: Any) -> Any:
             is_number = node.tag.endswith((":int", ":float"))
-            if is_number and (":" in node.value or _OCTAL.match(node.value)):
+            if is_number and (":" in node.value or _OCTAL.fullmatch(node.value)):
                 told = (
-                    f"YAML reads {node.value} to the base of 60, or as octal; write a decimal "
-                    "number, or quotes around a text"
+                    "YAML reads numbers like 010 as octal, and like 1:30 to the base of 60, so as "
+                    "8 and 90; write a decimal number, or quotes around a text"
                 )
                 raise yaml.constructor.ConstructorError(None, None, told, node.start_mark)
             return super().construct_scalar(node)
