@@ -174,24 +174,20 @@ class Worker(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether it can still answer."""
-        ...
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(suspect)`` when it may be lost, and when that is resolved.
 
         A suspect worker should get no new work. Workers on this machine never call it.
         """
-        ...
 
     @property
     def width(self) -> int:
         """How many batches it runs concurrently."""
-        ...
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes that hold the model."""
-        ...
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; return a function that cancels it.
@@ -199,41 +195,32 @@ class Worker(Protocol):
         A batch cancelled before its turn is answered with a failure and never reaches the model.
         Uses a callback instead of a coroutine: a task per batch would double the overhead.
         """
-        ...
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield text pieces, then the outcome; closing the iterator stops the work."""
-        ...
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
-        ...
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model."""
-        ...
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Yield the items of a public generator method."""
-        ...
 
     async def memory(self) -> int:
         """Return its private memory in bytes, 0 when unknown."""
-        ...
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Call ``callback(death)`` once, if the worker exits unexpectedly."""
-        ...
 
     async def close(self) -> None:
         """Unload: call the model's ``close``, then end the worker."""
-        ...
 
     def terminate(self, error: MataError) -> None:
         """End immediately, also during ``close``; pending requests fail with ``error``."""
-        ...
 
 
 class Engine(Protocol):
@@ -251,8 +238,6 @@ class Engine(Protocol):
 
     async def start(self, assignment: Assignment, placement: Placement) -> Worker:
         """Load the model of ``assignment``. Raises a ``MataError`` if that fails."""
-        ...
 
     async def close(self) -> None:
         """Stop everything that the engine started."""
-        ...

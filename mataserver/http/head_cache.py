@@ -51,15 +51,12 @@ class RepeatedRequest(Protocol):
 
     def begin(self, data: bytes, head: RequestStart) -> None:
         """Process the first data: the head, and the body or its beginning."""
-        ...
 
     def receive(self, data: bytes) -> None:
         """Process further data: of the body, or of the next request."""
-        ...
 
     def abandon(self) -> None:
         """Stop: the client has disconnected."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,6 @@ class FrameTarget(Protocol):
 
     def plan(self) -> ModelPlan:
         """Return the model's current plan."""
-        ...
 
 
 class FrameFields(Struct):

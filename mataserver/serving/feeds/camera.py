@@ -40,11 +40,9 @@ class Subscriber(Protocol):
 
     def show(self, inferred: InferredFrame) -> None:
         """Receive a result; must not block."""
-        ...
 
     def warn(self, detail: str) -> None:
         """Receive the notice that the camera was lost; must not block."""
-        ...
 
 
 class Camera:

@@ -73,11 +73,9 @@ class Dialect(Protocol):
 
     def format_prompt(self, prompt: str, mode: Mode) -> str:
         """Return the prompt for the model. Raises ``InvalidParams`` for an unsupported mode."""
-        ...
 
     def parse(self, text: str, mode: Mode, view: View) -> VlmResult:
         """Return the result: ``text`` alone where it cannot be parsed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

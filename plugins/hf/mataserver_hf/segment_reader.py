@@ -29,4 +29,3 @@ class SegmentReader(Protocol):
         self, answers: Sequence[torch.Tensor], size: Size, mode: str, confidence: float
     ) -> Iterator[ScoredMask]:
         """Yield the segments of one image, whose ``size`` is (height, width)."""
-        ...

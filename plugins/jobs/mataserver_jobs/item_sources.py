@@ -72,7 +72,6 @@ class ItemSource(Protocol):
 
     def items(self, start: int, every: int) -> Iterator[Item]:
         """Yield each ``every``-th item, from the ``start``-th of those. Raises ``BadRequest``."""
-        ...
 
 
 def open_source(path: Path) -> ItemSource:

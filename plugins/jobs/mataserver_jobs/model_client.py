@@ -47,11 +47,9 @@ class ModelClient(Protocol):
 
     def ask(self, image: bytes) -> Answer:
         """Return the answer for an item. Raises ``MataError`` for what all items would."""
-        ...
 
     def close(self) -> None:
         """Let the model go."""
-        ...
 
 
 class RequestClient:

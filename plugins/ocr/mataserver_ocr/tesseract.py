@@ -61,7 +61,6 @@ class Engine(Protocol):
 
         Raises ``TimeoutError`` when it takes longer than ``seconds``, more than 0.
         """
-        ...
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:

@@ -38,11 +38,9 @@ class Session(Protocol):
 
     def run(self, feeds: Arrays) -> dict[str, Any]:
         """Compute the requested outputs from arrays by the inputs' names."""
-        ...
 
     def close(self) -> None:
         """Free the network."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,9 @@ class MonitoredWorker(Protocol):
 
     def set_suspect(self, *, suspect: bool) -> None:
         """Handle a change: whether the node is silent."""
-        ...
 
     def node_lost(self, reason: str) -> None:
         """Handle the loss of the node."""
-        ...
 
 
 class NodeMonitor:

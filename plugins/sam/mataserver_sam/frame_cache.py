@@ -12,7 +12,6 @@ class SupportsNbytes(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of the pixels."""
-        ...
 
 
 Prepared = TypeVar("Prepared", bound=SupportsNbytes)

@@ -54,7 +54,6 @@ class EncodedImage(Protocol):
     @property
     def size_bytes(self) -> int:
         """Bytes of its tensors."""
-        ...
 
 
 S = TypeVar("S", bound=EncodedImage)
@@ -66,15 +65,12 @@ class ImageSegmenter(Protocol[S]):
     @property
     def capabilities(self) -> Sequence[str]:
         """Its capabilities, as in ``GET /models/info``."""
-        ...
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise ``InvalidParams`` for prompts that this model does not support."""
-        ...
 
     def encode_image(self, image: Image) -> S:
         """Run the vision encoder on an RGB image ``[H, W, 3]``."""
-        ...
 
     def find_objects(
         self,
@@ -89,11 +85,9 @@ class ImageSegmenter(Protocol[S]):
 
         With ``all_masks`` a point prompt returns all its proposals, best first, not only one.
         """
-        ...
 
     def outline_prompts(self, seen: S, prompts: Sequence[Prompt], size: Size) -> list[FoundObject]:
         """Return one object for each point or box prompt, whatever its score."""
-        ...
 
 
 class Segmenter(Generic[S]):

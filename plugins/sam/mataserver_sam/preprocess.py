@@ -34,29 +34,23 @@ class Preparation(Protocol):
     @property
     def side(self) -> int:
         """The side of the square in pixels."""
-        ...
 
     @property
     def mean(self) -> Triple:
         """The mean that is subtracted from red, green and blue in 0..1."""
-        ...
 
     @property
     def std(self) -> Triple:
         """The deviation that they are divided by."""
-        ...
 
     def __call__(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """Return an RGB image ``[H, W, 3]`` as float32 ``[1, 3, side, side]``."""
-        ...
 
     def extent(self, size: Size) -> Size:
         """Return the height and width of an image of ``size`` (height, width) in the square."""
-        ...
 
     def crop_padding(self, logits: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits ``[N, h, w]`` of an image of ``size`` without those of the padding."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
