@@ -26,9 +26,11 @@ def call_problem(function: Any, given: str) -> str:
 
 
 def plain_call_problem(function: Any, given: str) -> str:
-    """Return the same for a function that is not awaited: its coroutine would count as the result.
+    """Return why a function cannot be called with the given arguments, or is ``async``; or "".
 
-    That of ``accepts``, for example, is always true.
+    For functions that are not awaited: a coroutine would count as the result, and that of
+    ``accepts``, for example, is always true. ``given`` are the names of the arguments, with commas
+    between them, or empty. What has no signature passes, such as functions in C.
     """
     with contextlib.suppress(NameError):  # of an object's annotations
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):

@@ -12,6 +12,7 @@ from api_answers import until
 from known_heads import ASKED, LONG, SLOWLY, peer, peer_of, retitled, warm_peer
 from mataserver import MataError, testing
 from mataserver.http.head_cache import MAX_HEADS
+from mataserver.http.revocation import MAX_REMEMBERED
 from mataserver.testing.serving import KEY
 from odd_requests import INFER, JPEG, PICTURE, request
 from service_plugins import plugin
@@ -218,6 +219,21 @@ async def test_who_is_revoked_while_the_body_arrives(data_dir, plugin, known):
 
 
 @pytest.mark.parametrize("known", [True, False])
+async def test_others_are_revoked_while_the_body_arrives(data_dir, plugin, known):
+    """However many others end meanwhile, both ways answer who did not."""
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        asked = THEIRS if known else retitled(THEIRS, b"\r\n", b"\r\nX-Request-Id: long-way\r\n")
+        hits = peer.cache.hits
+        peer.writer.write(asked.removesuffix(PICTURE[20:]))
+        await until(lambda: peer.lifecycle.active)
+        assert peer.cache.hits - hits == known
+        for number in range(MAX_REMEMBERED + 1):
+            service.ctx.sign_out(f"somebody {number}")
+        peer.writer.write(PICTURE[20:])
+        assert (await peer.read())[0] == 200
+
+
+@pytest.mark.parametrize("known", [True, False])
 async def test_who_is_revoked_while_it_is_inferred(data_dir, plugin, known):
     """Both ways say the same: what has all come is answered."""
     slowly = retitled(SLOWLY, KEY.encode(), b"theirs")
@@ -309,7 +325,7 @@ async def test_heads_that_are_known_are_bounded(peer):
         asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
         peer.writer.write(asked)
         assert (await peer.read())[0] == 200
-    assert len(peer.cache) == MAX_HEADS
+    assert MAX_HEADS / 2 < len(peer.cache) <= MAX_HEADS
     assert (await peer.hits(asked))[1] == 1
     (status, _, _), hits = await peer.hits(ASKED)
     assert (status, hits) == (200, 0)
@@ -322,7 +338,7 @@ async def test_nobody_pushes_out_the_heads_of_others(data_dir):
             asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
             peer.writer.write(retitled(asked, KEY.encode(), b"other-key"))
             assert (await peer.read())[0] == 200
-        assert len(peer.cache) == MAX_HEADS
+        assert MAX_HEADS / 2 < len(peer.cache) <= MAX_HEADS
         assert (await peer.hits(ASKED))[1] == 1
         assert (await peer.hits(retitled(asked, KEY.encode(), b"other-key")))[1] == 1
 

@@ -228,7 +228,7 @@ def _write(path: Path, entry: FrontendEntry) -> None:
     """Replace a file atomically; not durably, as it is rewritten every second."""
     with temporary_file(path.parent, "", _TEMPORARY) as (file, made):
         file.write(msgspec.json.encode(entry))
-        file.flush()
+        file.close()  # before: NFS may tell only here that the disk is full
         made.replace(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gzip
 import hashlib
 import mimetypes
@@ -121,7 +122,9 @@ class PackageFiles:
         if task is None:
             # In a thread: compressing a megabyte takes as long as several inferences.
             work = asyncio.to_thread(_File.of, self._source(name))
-            task = self._files[name] = asyncio.create_task(work)
+            # The task is kept: not with the context of whoever asked first.
+            context = contextvars.Context()
+            task = self._files[name] = asyncio.create_task(work, context=context)
             task.add_done_callback(lambda done: self._forget_failed(name, done))
         return await asyncio.shield(task)  # who leaves ends it for nobody else
 

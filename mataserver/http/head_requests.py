@@ -11,6 +11,7 @@ the worker's arrives.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from mataserver.http.handler_results import require_room
 from mataserver.http.head_answers import AnswerSender, lasting
 from mataserver.http.head_connection import CachingConnection
 from mataserver.http.middleware import CLIENT_GONE
+from mataserver.http.revocation import CredentialsRevoked
 from mataserver.serving.dispatch import RETRIABLE
 
 if TYPE_CHECKING:
@@ -56,14 +58,15 @@ class KnownRequest(AnswerSender):
     """
 
     __slots__ = (
-        "_answering", "_boundary", "_end", "_loop", "_next_data", "_pieces", "_released",
-        "_revocations_seen", "_share", "_task", "_timer", "_withdraw", "caller",
+        "_answering", "_boundary", "_end", "_grant", "_is_revoked", "_loop", "_next_data",
+        "_pieces", "_released", "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
     def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
         super().__init__(connection, known)
         self.caller: Principal | None = None
-        self._revocations_seen = 0
+        self._grant: contextlib.ExitStack | None = None
+        self._is_revoked = False
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes | bytearray] = []
@@ -82,7 +85,10 @@ class KnownRequest(AnswerSender):
         self._left = head.size - (len(data) - head.end)
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._expire)
-            self._revocations_seen = self._middleware.gate.grants.total
+            if self.caller is not None:
+                self._grant = contextlib.ExitStack()
+                grants = self._middleware.gate.grants
+                self._grant.enter_context(grants.watch(self.caller, self._revoke))
         else:
             self._start_answer()
 
@@ -135,15 +141,18 @@ class KnownRequest(AnswerSender):
             self._count(CLIENT_GONE)
         self._release()
 
+    def _revoke(self) -> None:
+        self._is_revoked = True
+
     def _expire(self) -> None:
         self._start_answer(TooSlow(bodies.TOO_SLOW))
 
     def _start_answer(self, refusal: Exception | None = None) -> None:
         if self._timer is not None:  # the body came after its head
             self._timer.cancel()  # it limits the body, not the model
-            if self.caller is not None:  # what is answered from here on is answered to its end
-                grants, seen = self._middleware.gate.grants, self._revocations_seen
-                refusal = refusal or grants.late_refusal(self.caller, seen)
+            if self._grant is not None:  # what is answered from here on is answered to its end
+                self._grant.close()
+                refusal = refusal or (CredentialsRevoked() if self._is_revoked else None)
         self._answering = True
         if refusal is not None or not self._begin_answer():
             self._task = self._connection.spawn(self._respond(refusal))
@@ -247,5 +256,7 @@ class KnownRequest(AnswerSender):
         self._released = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._grant is not None:
+            self._grant.close()
         self._share.give_back()
         self._middleware.lifecycle.active -= 1

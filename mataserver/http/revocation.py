@@ -93,15 +93,6 @@ class Revocations:
         if principal is not None and self.is_revoked_since(principal, seen):
             raise CredentialsRevoked
 
-    def late_refusal(self, principal: Principal, seen: int) -> CredentialsRevoked | None:
-        """Return the error for a body that came after its head, if the caller ended meanwhile.
-
-        ``seen`` was the ``total`` when the head was read.
-        """
-        has_expired = principal.until is not None and principal.until <= time.time()
-        is_over = has_expired or self.is_revoked_since(principal, seen)
-        return CredentialsRevoked() if is_over else None
-
     def is_revoked_since(self, principal: Principal, seen: int) -> bool:
         """Whether a principal was revoked after so many ``total``.
 
