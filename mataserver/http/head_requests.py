@@ -11,7 +11,6 @@ the worker's arrives.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from mataserver.http.handler_results import require_room
 from mataserver.http.head_answers import AnswerSender, lasting
 from mataserver.http.head_connection import CachingConnection
 from mataserver.http.middleware import CLIENT_GONE
-from mataserver.http.revocation import CredentialsRevoked
+from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
 
 if TYPE_CHECKING:
@@ -58,15 +57,14 @@ class KnownRequest(AnswerSender):
     """
 
     __slots__ = (
-        "_answering", "_boundary", "_end", "_grant", "_is_revoked", "_loop", "_next_data",
-        "_pieces", "_released", "_share", "_task", "_timer", "_withdraw", "caller",
+        "_answering", "_boundary", "_end", "_grant", "_loop", "_next_data", "_pieces",
+        "_released", "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
     def __init__(self, connection: CachingConnection, known: KnownHead, share: BudgetShare) -> None:
         super().__init__(connection, known)
         self.caller: Principal | None = None
-        self._grant: contextlib.ExitStack | None = None
-        self._is_revoked = False
+        self._grant: LateGrant | None = None
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes | bytearray] = []
@@ -85,10 +83,7 @@ class KnownRequest(AnswerSender):
         self._left = head.size - (len(data) - head.end)
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._expire)
-            if self.caller is not None:
-                self._grant = contextlib.ExitStack()
-                grants = self._middleware.gate.grants
-                self._grant.enter_context(grants.watch(self.caller, self._revoke))
+            self._grant = LateGrant(self._middleware.gate.grants, self.caller)
         else:
             self._start_answer()
 
@@ -126,9 +121,8 @@ class KnownRequest(AnswerSender):
         """Buffer data of the next request; pause reading if it is much."""
         self._next_data += data
         self._share.hold(len(data))
-        transport = self._connection.transport
-        if len(self._next_data) > head_parsing.MAX_EARLY and transport is not None:
-            transport.pause_reading()
+        if len(self._next_data) > head_parsing.MAX_EARLY and self._connection.transport is not None:
+            self._connection.transport.pause_reading()
 
     def abandon(self) -> None:
         """Stop: the client has disconnected. Releases here, as a task may not have started."""
@@ -141,9 +135,6 @@ class KnownRequest(AnswerSender):
             self._count(CLIENT_GONE)
         self._release()
 
-    def _revoke(self) -> None:
-        self._is_revoked = True
-
     def _expire(self) -> None:
         self._start_answer(TooSlow(bodies.TOO_SLOW))
 
@@ -151,8 +142,7 @@ class KnownRequest(AnswerSender):
         if self._timer is not None:  # the body came after its head
             self._timer.cancel()  # it limits the body, not the model
             if self._grant is not None:  # what is answered from here on is answered to its end
-                self._grant.close()
-                refusal = refusal or (CredentialsRevoked() if self._is_revoked else None)
+                refusal = self._grant.release() or refusal
         self._answering = True
         if refusal is not None or not self._begin_answer():
             self._task = self._connection.spawn(self._respond(refusal))
@@ -257,6 +247,6 @@ class KnownRequest(AnswerSender):
         if self._timer is not None:
             self._timer.cancel()
         if self._grant is not None:
-            self._grant.close()
+            self._grant.release()
         self._share.give_back()
         self._middleware.lifecycle.active -= 1

@@ -144,6 +144,25 @@ def is_watched(request: web.Request) -> bool:
     return _WATCHED in request
 
 
+class LateGrant:
+    """The grant of a request whose body comes after its head, where no task waits for it."""
+
+    __slots__ = ("_is_revoked", "_watching")
+
+    def __init__(self, grants: Revocations, principal: Principal | None) -> None:
+        self._is_revoked = False
+        self._watching = contextlib.ExitStack()
+        self._watching.enter_context(grants.watch(principal, self._end))
+
+    def release(self) -> CredentialsRevoked | None:
+        """Stop watching; return the error to answer with if the credentials became invalid."""
+        self._watching.close()
+        return CredentialsRevoked() if self._is_revoked else None
+
+    def _end(self) -> None:
+        self._is_revoked = True
+
+
 class RevocableWait:
     """Awaits one operation after another, until it is ended."""
 

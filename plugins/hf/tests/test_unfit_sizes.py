@@ -134,7 +134,7 @@ def test_images_that_are_not_resized(name, with_processor, load_from, picture):
 def test_a_pose_network_is_held_to_its_size(with_processor, session_context):
     """What it is given are people in a detector's boxes: their size is compared, without any."""
     path = with_processor("vitpose", size={"height": 64, "width": 64})
-    people = SimpleNamespace(model=SimpleNamespace())
+    people = SimpleNamespace(model=SimpleNamespace(), labels=None)
     context = replace(session_context, settings=Settings(), parts={"person": people})
     told = "tiny/vitpose takes images of 48x64 pixels, but its image processor makes 64x64 of them"
     with pytest.raises(MataError, match=told):
