@@ -10,7 +10,7 @@ from mataserver import Confidence
 
 Codes = Annotated[str, Meta(min_length=1, max_length=64)]
 _LONGEST_STEP, _SPARE = 3_600.0, 10.0
-"""Seconds: what a model may ask for at most, and what it needs beside its pictures."""
+"""Seconds: what a model may ask for at most, and what it needs beside its picture."""
 Readers = Annotated[int, Meta(ge=1, le=32)]
 
 
@@ -96,10 +96,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     paddleocr: PaddleOcrSettings = PaddleOcrSettings()
 
 
-def step_seconds(timeout: float, pictures: int) -> float:
-    """Return how long one step of so many pictures may take, each of them ``timeout`` seconds.
+def step_seconds(settings: RapidOcrSettings | TesseractSettings) -> float:
+    """Return how many seconds a step may take even if ``infer_timeout`` is less; 0 for no such.
 
-    Where one is given up, the server has each of the batch read once more by itself.
+    Only a ``timeout`` above the default wants more: otherwise ``infer_timeout`` could not be short.
     """
-    times = 1 if pictures <= 1 else 2 * pictures
-    return min(_LONGEST_STEP, timeout * times + _SPARE)
+    raised = settings.timeout > type(settings)().timeout
+    return min(_LONGEST_STEP, settings.timeout + _SPARE) if raised else 0.0

@@ -62,8 +62,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> RapidOcr:
         raise Unavailable("this RapidOCR lacks its models: pip install 'rapidocr>=3.10,<4'")
     settings: RapidOcrSettings = ctx.settings.rapidocr
     engine = rapidocr.RapidOCR(params=_options(models, settings, ctx.threads))
-    seconds = step_seconds(settings.timeout, ctx.max_batch)
-    return RapidOcr(PageReader(engine, settings), settings.min_confidence, seconds)
+    return RapidOcr(PageReader(engine, settings), settings)
 
 
 def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str, Any]:
@@ -85,10 +84,10 @@ def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str
 class RapidOcr:
     """The model: applies a request's language and confidence; the reader does the rest."""
 
-    def __init__(self, reader: PageReader, min_confidence: float, step_timeout: float) -> None:
-        self.step_timeout = step_timeout
+    def __init__(self, reader: PageReader, settings: RapidOcrSettings) -> None:
+        self.step_timeout = step_seconds(settings)
         self._reader = reader
-        self._min_confidence = min_confidence
+        self._min_confidence = settings.min_confidence
 
     def predict(self, images: Sequence[Image], params: Sequence[RapidOcrParams]) -> list[OcrResult]:
         """Return the lines of each image in reading order.

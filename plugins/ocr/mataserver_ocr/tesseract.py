@@ -78,7 +78,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
         engine, installed = tesserocr.open_engine(settings)
     else:
         engine, installed = Program(settings), tesseract_program.installed()
-    model = Tesseract(settings, installed, engine, ctx.max_batch)
+    model = Tesseract(settings, installed, engine)
     model.codes(settings.language)
     return model
 
@@ -87,14 +87,10 @@ class Tesseract:
     """Reads text line by line with the system's Tesseract."""
 
     def __init__(
-        self,
-        settings: TesseractSettings,
-        installed: frozenset[str],
-        engine: Engine,
-        max_batch: int = 1,
+        self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
     ) -> None:
         """Keep the parts; ``installed`` are the names of the engine's language data."""
-        self.step_timeout = step_seconds(settings.timeout, max_batch)
+        self.step_timeout = step_seconds(settings)
         self._settings = settings
         self._installed = installed - NO_LANGUAGES
         self._engine = engine

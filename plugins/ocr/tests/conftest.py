@@ -56,7 +56,7 @@ def environment() -> Iterator[None]:
 def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
     """Load a backend by name, with its settings as keywords."""
 
-    def loaded(name: str, max_batch: int = 1, **settings: object) -> object:
+    def loaded(name: str, **settings: object) -> object:
         backend = next(b for b in mataserver_ocr.backends() if b.name == name)
         context = LoadContext(
             settings=msgspec.convert({name: settings}, mataserver_ocr.settings()),
@@ -65,7 +65,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
             threads=1,
             data_dir=tmp_path_factory.getbasetemp(),
             log=logging.getLogger("test"),
-            max_batch=max_batch,
         )
         return backend.load(ModelSpec(name, backend.task, backend.source), context)
 

@@ -182,15 +182,6 @@ def test_a_slow_image_is_given_up(load, write, page):
 
 
 @installed
-@pytest.mark.parametrize(
-    ("timeout", "pictures", "seconds"), [(100, 1, 110), (100, 4, 810), (3600, 1, 3600)]
-)
-def test_a_worker_may_be_silent_for_as_long_as_its_pictures_take(load, timeout, pictures, seconds):
-    """Otherwise it would be replaced in the middle of a batch, or of a page that has its time."""
-    assert load("tesseract", pictures, timeout=timeout).step_timeout == seconds
-
-
-@installed
 def test_a_picture_beyond_the_engines_limit_is_refused(engine):
     """A longer side than Tesseract takes is 400 before the program runs."""
     with pytest.raises(BadRequest, match=str(MAX_SIDE)):
