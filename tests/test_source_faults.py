@@ -237,10 +237,11 @@ async def test_a_cancelled_pull_ends_its_process(plugin, ask, tmp_path):
         assert kept(tmp_path) == []
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-        slots = asked.server.composed.catalog._registrar.pulls._slots
-        waited = []
-        async with slots.acquire(waited.append), slots.acquire(waited.append):
-            assert waited == []  # both are free
+        pulls = asked.server.composed.catalog._registrar.pulls
+        told = []
+        with pulls.register("one", told.append) as one, pulls.register("two", told.append) as two:
+            async with one.slot(), two.slot():
+                assert told == []  # both are free
         assert await asked.pull("odd:shouts") == (202, "pulled")
 
 
