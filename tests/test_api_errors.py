@@ -34,7 +34,10 @@ async def send(http, status, behave, model="fake-detect"):
 # routes
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/inferr", "/v1/models/", "/v3/health", "/%ff"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/", "/v1/inferr", "/v1/models/", "/v3/health", "/%ff", "/v1/v1/"],
+)
 async def test_unknown_routes(http, path):
     """A path that is no route is 404 in the API's form."""
     async with http.get(path) as response:
@@ -48,7 +51,9 @@ async def test_unknown_routes(http, path):
 async def test_a_version_that_is_missing_or_there_twice(http, method, path):
     """A client's base URL had it, or had it not: the answer says what is wrong."""
     async with http.request(method, path) as response:
-        assert "Not found: the path begins with /v1, once: " in await problem(response, 404)
+        assert "Not found: the path must begin with /v1 exactly once; " in await problem(
+            response, 404
+        )
 
 
 @pytest.mark.parametrize(

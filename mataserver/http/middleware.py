@@ -23,7 +23,7 @@ from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING, warn_of_body, warn_of_ignored
 from mataserver.http.revocation import REVOKED_REASON, check_not_revoked, is_watched, watch_caller
-from mataserver.http.routing import MISVERSIONED, ROUTE
+from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import RateLimitedLog
 from mataserver.plugin_ends import LostWaitError, end_error
@@ -175,8 +175,9 @@ class _Dispatcher:
                 allowed = await self._table.other_methods(request)
                 if allowed:
                     return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
-            if isinstance(error, web.HTTPNotFound) and await self._table.is_misversioned(request):
-                error = MataError(f"Not found: {MISVERSIONED}", status=404)
+            absent = isinstance(error, web.HTTPNotFound)
+            if absent and (hint := await self._table.version_hint(request)):
+                error = MataError(f"Not found: {hint}", status=404)
             return self.refuse(request, error)
         except BaseException as error:  # SystemExit would end the server
             return self.refuse(request, end_error(error))

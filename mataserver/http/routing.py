@@ -17,7 +17,6 @@ from mataserver.plugin_ends import ends_as_errors
 
 __all__ = [
     "CLAIMED",
-    "MISVERSIONED",
     "ROUTE",
     "Body",
     "BodyLimits",
@@ -57,13 +56,6 @@ ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 """The route chosen for a request."""
 CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
 """The handler of a service that claimed a request before routing."""
-
-
-MISVERSIONED = (
-    "the path begins with /v1, once: OpenAI's clients need it at the end of their base_url, "
-    "mataserver's add it"
-)
-"""What is told of a path that would have a route; the base URL has /v1, or lacks it."""
 
 
 class RouteTable:
@@ -174,24 +166,34 @@ class RouteTable:
                 found |= (await resource.resolve(request))[1]
         return found - {request.method}
 
-    async def is_misversioned(self, request: web.Request) -> bool:
-        """Whether a path without a route has one with /v1 before it, or with one /v1 less.
+    async def version_hint(self, request: web.Request) -> str:
+        """Return what is wrong with a path that has a route with a /v1 more, or one less, or "".
 
         Of two clients with a base URL, one adds /v1 to it, and the other does not. The answer has
         the form of the route that was meant: a client may show no other.
         """
         if request.match_info.http_exception is None:  # a handler raised it
-            return False
-        path = request.rel_url.raw_path
-        meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
-        there = request.clone(rel_url=URL(meant, encoded=True))
-        found = await request.app.router.resolve(there)
-        if found.http_exception is not None:
-            return False
-        there._match_info = found  # noqa: SLF001 - as aiohttp does
-        if route := self.resolve(there):
-            request[ROUTE] = route
-        return True
+            return ""
+        base, twice, rest = request.rel_url.raw_path.partition("/v1/v1/")
+        if twice:
+            bases = {f"{base}/v1": rest}
+        else:
+            first, _, behind = base.removeprefix("/").partition("/")
+            bases = {"/v1": base.removeprefix("/"), f"/{first}/v1": behind}
+        for meant, rest in bases.items():
+            there = request.clone(rel_url=URL(f"{meant}/{rest}", encoded=True))
+            found = await request.app.router.resolve(there)
+            resource = found.route.resource
+            if resource is None or not resource.canonical.startswith(f"{meant}/"):
+                continue
+            there._match_info = found  # noqa: SLF001 - as aiohttp does
+            if route := self.resolve(there):
+                request[ROUTE] = route
+            return (
+                f"the path must begin with {meant} exactly once; a client's base URL must end in "
+                "it, unless the client itself adds /v1, as mataserver's do"
+            )
+        return ""
 
     def is_unconditional(self, request: web.Request) -> bool:
         """Whether method and path alone chose a request's route."""

@@ -56,6 +56,10 @@ def error_forms() -> dict[str, Callable[[int, str], ChatProblem]]:
         for base in _BASES
         for path, reason in _REASONS.items()
     }
+    for base in ("", "/openai"):  # a base URL that lacks its version
+        need = f"; the client's base_url must end in {base}/v1"
+        for path in ("responses", "completions", "embeddings"):
+            reasons[f"{base}/{path}"] = _REASONS[path].format(base=f"{base}/v1") + need
     return {path: functools.partial(_problem, f"{path} {why}") for path, why in reasons.items()}
 
 

@@ -47,10 +47,29 @@ async def test_what_is_not_offered(server, ask, told, base):
     assert refused.value.body["type"] == "invalid_request_error"
 
 
-async def test_a_base_url_without_a_version(server):
-    """The most common mistake names what is missing."""
-    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, max_retries=0) as made:
-        with pytest.raises(openai.NotFoundError, match="at the end of their base_url"):
+@pytest.mark.parametrize(
+    ("base", "end"), [("", "/v1"), ("/openai", "/openai/v1"), ("/openai/v1/v1", "/openai/v1")]
+)
+async def test_a_base_url_without_a_version(server, base, end):
+    """The most common mistake names what is missing, or is there twice."""
+    async with openai.AsyncOpenAI(
+        base_url=server.url + base, api_key=server.key, max_retries=0
+    ) as made:
+        told = f"must begin with {end} exactly once; a client's base URL must end in it"
+        with pytest.raises(openai.NotFoundError, match=told):
             await made.chat.completions.create(model="m", messages=[])
-        with pytest.raises(openai.NotFoundError, match="at the end of their base_url"):
+        with pytest.raises(openai.NotFoundError, match=told):
             await made.models.list()
+
+
+@pytest.mark.parametrize("base", ["", "/openai"])
+@pytest.mark.parametrize("what", ["responses", "completions", "embeddings"])
+async def test_what_is_not_offered_without_a_version(server, base, what):
+    """It is told what to use instead, and that the base URL lacks its end."""
+    ask, told = ASKED[what]
+    async with openai.AsyncOpenAI(
+        base_url=server.url + base, api_key=server.key, max_retries=0
+    ) as made:
+        with pytest.raises(openai.NotFoundError, match=told) as refused:
+            await ask(made)
+    assert f"base_url must end in {base}/v1" in refused.value.message
