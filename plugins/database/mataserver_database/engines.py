@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import sqlalchemy as sa
@@ -17,9 +19,6 @@ from sqlalchemy import event
 from mataserver import MataError
 from mataserver_database.answer_limit import ANSWER_SECONDS, SLACK_SECONDS, limit_pool
 from mataserver_database.connection import WRITING
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ARGUMENTS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size", "command_timeout"})
 """Parameters of a URL that SQLAlchemy reads, or hands on; all others are PostgreSQL's clients'."""
@@ -35,6 +34,12 @@ _REQUIRED = "require"
 _SYSTEM, _FULL = "system", "verify-full"
 """Values of ``sslrootcert`` and ``sslmode``: the system's certificates, of the very host."""
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_OWN_FILES = {"sslcert": "postgresql.crt", "sslkey": "postgresql.key", "sslcrl": "root.crl"}
+_VERSIONS = {
+    "ssl_min_protocol_version": "minimum_version",
+    "ssl_max_protocol_version": "maximum_version",
+}
+_TLS = {each.name.replace("_", "."): each for each in ssl.TLSVersion if each.name[:3] == "TLS"}
 _NO_URL = "plugins.database.url: not a URL that PostgreSQL's clients read"
 
 
@@ -132,7 +137,7 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
         exceptions.PostgresSyntaxError,  # options that are none
     )
     try:
-        if trust := _system_trust(dsn):
+        if trust := _system_trust(dsn, arguments.get("ssl")):
             arguments["ssl"] = trust
         connection = await asyncpg.connect(dsn, **arguments)
     except wrong as error:
@@ -155,24 +160,51 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
     return connection
 
 
-def _system_trust(dsn: str) -> ssl.SSLContext | None:
-    """Return TLS by the system's certificates if a URL wants them: the driver seeks such a file.
+def _system_trust(dsn: str, mode: str | None) -> ssl.SSLContext | None:
+    """Return TLS by the system's certificates if they are wanted: the driver seeks such a file.
 
-    Raises ``MataError`` for a mode that would not check the host's name, as PostgreSQL's clients.
+    All else of it is as the driver's. ``mode`` is SQLAlchemy's parameter ``ssl``. Raises
+    ``MataError`` for one that would not check the host's name, as PostgreSQL's clients do.
     """
-    given = dict(parse_qsl(urlsplit(dsn).query))
+    given = _tls_parameters(dsn)
     if given.get("sslrootcert") != _SYSTEM:
         return None
-    if given.get("sslmode", _FULL) != _FULL:
+    if (mode or given.get("sslmode", _FULL)) != _FULL:
         raise MataError(f"plugins.database.url: sslrootcert={_SYSTEM} needs sslmode={_FULL}")
     context = ssl.create_default_context()
-    if "sslcert" in given:
-        context.load_cert_chain(given["sslcert"], given.get("sslkey"))
+    context.set_alpn_protocols(["postgresql"])
+    for name, attribute in _VERSIONS.items():
+        if version := given.get(name):
+            if version not in _TLS:
+                raise MataError(f"plugins.database.url: {name}: no version of TLS: {version}")
+            setattr(context, attribute, _TLS[version])
+    if revoked := given.get("sslcrl"):
+        context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    if own := given.get("sslcert"):
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(own, given.get("sslkey"), lambda: given.get("sslpassword", ""))
     return context
+
+
+def _tls_parameters(dsn: str) -> dict[str, str]:
+    """Return a URL's parameters over those of the environment and of the folder of clients."""
+    found = {}
+    with contextlib.suppress(RuntimeError):  # there may be no home
+        folder = Path("~/.postgresql").expanduser()
+        found = {
+            name: str(folder / file)
+            for name, file in _OWN_FILES.items()
+            if (folder / file).exists()
+        }
+    for name in ("sslmode", *_FILES, *_VERSIONS):
+        if value := os.environ.get("PG" + name.replace("_", "").upper()):
+            found[name] = value
+    return found | dict(parse_qsl(urlsplit(dsn).query))
 
 
 def _unreadable_file(dsn: str) -> str | None:
     """Return the first file of a URL's parameters that cannot be read: no error of TLS names it."""
-    given = dict(parse_qsl(urlsplit(dsn).query))
+    given = _tls_parameters(dsn)
     files = (given[each] for each in _FILES if given.get(each, _SYSTEM) != _SYSTEM)
     return next((file for file in files if not os.access(file, os.R_OK)), None)

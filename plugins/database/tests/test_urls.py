@@ -19,6 +19,7 @@ from mataserver_database.failures import reason_of
 
 LIMIT = "4s"
 CERTIFICATE = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=other"]
+OWN, OTHER = "IP:127.0.0.1", "DNS:other"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,8 @@ async def _socket_folder(url):
         ("{url}?channel_binding=require", 'parameter "channel_binding"'),
         ("{url}?gssencmode=require", 'parameter "gssencmode"'),
         ("{url}?sslrootcert=system&sslmode=require", "system needs sslmode=verify-full"),
+        ("{url}?sslrootcert=system&ssl=disable", "system needs sslmode=verify-full"),
+        ("{url}?sslrootcert=system&ssl_min_protocol_version=SSLv3", "no version of TLS: SSLv3"),
         ("{url}?options=x", "invalid command-line argument for server process: x"),
         ("{url}?work_mem=much", 'invalid value for parameter "work_mem"'),
         ("postgresql://mata:hunter2", "not a URL that PostgreSQL's clients read"),
@@ -96,13 +99,14 @@ async def test_a_url_that_is_none(tmp_path, postgres, form, told):
 
 
 @pytest.fixture
-async def untrusted(tmp_path):
-    """The port of a server whose TLS has a certificate of another name, and the certificate."""
+async def untrusted(request, tmp_path):
+    """The port of a server whose TLS has a certificate, of another name, and the certificate."""
     openssl = shutil.which("openssl")
     if not openssl:
         pytest.skip("no openssl here")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = [openssl, *CERTIFICATE, "-keyout", str(key), "-out", str(certificate)]
+    name = f"subjectAltName={getattr(request, 'param', OTHER)}"
+    made = [openssl, *CERTIFICATE, "-addext", name, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(made, check=True, capture_output=True)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
@@ -129,11 +133,24 @@ async def test_a_certificate_that_is_not_trusted(tmp_path, untrusted):
     assert "certificate verify failed" in reason_of(raised.value)
 
 
-@pytest.mark.parametrize("mode", ["", "&sslmode=verify-full"])
-async def test_the_certificates_of_the_system(tmp_path, untrusted, mode, monkeypatch):
+@pytest.mark.parametrize(
+    ("parameters", "variables"),
+    [
+        ("sslrootcert=system", {}),
+        ("sslrootcert=system&sslmode=verify-full", {}),
+        ("ssl=verify-full&sslrootcert=system", {"PGSSLMODE": "disable"}),
+        ("", {"PGSSLROOTCERT": "system"}),
+        ("", {"PGSSLROOTCERT": "system", "PGSSLMODE": "verify-full"}),
+    ],
+)
+async def test_the_certificates_of_the_system(
+    tmp_path, untrusted, parameters, variables, monkeypatch
+):
     """``system`` is no file: one that the system does not trust is refused, and a host's name."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     port, certificate = untrusted
-    url = f"postgresql://mata@127.0.0.1:{port}/x?sslrootcert=system{mode}"
+    url = f"postgresql://mata@127.0.0.1:{port}/x?{parameters}"
     for known, told in ((False, "self.signed certificate"), (True, "Hostname|IP address mismatch")):
         if known:
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -144,14 +161,50 @@ async def test_the_certificates_of_the_system(tmp_path, untrusted, mode, monkeyp
         assert re.search(told, reason_of(raised.value))
 
 
-async def test_the_clients_certificate_beside_those_of_the_system(tmp_path):
-    """Its file is read, and named when it is not there."""
-    url = "postgresql://mata@127.0.0.1:1/x?sslrootcert=system&sslcert=/nowhere/own.pem"
-    database = Database(tmp_path, url)
+@pytest.mark.parametrize("name", ["sslcert", "sslcrl"])
+@pytest.mark.parametrize("where", ["url", "environment"])
+async def test_files_beside_the_certificates_of_the_system(tmp_path, name, where, monkeypatch):
+    """The client's certificate, and the list of revoked ones, are named when they are not there."""
+    url = "postgresql://mata@127.0.0.1:1/x?sslrootcert=system"
+    if where == "url":
+        url += f"&{name}=/nowhere/it.pem"
+    else:
+        monkeypatch.setenv(f"PG{name.upper()}", "/nowhere/it.pem")
+    assert (await _refused(tmp_path, url)).endswith("No such file or directory: '/nowhere/it.pem'")
+
+
+@pytest.mark.parametrize(
+    ("untrusted", "parameters", "told"),
+    [
+        (OWN, "sslcrl={certificate}", "unable to get certificate CRL"),
+        (OTHER, "ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2", "PROTOCOL"),
+        (OTHER, "sslcert={certificate}&sslkey={key}&sslpassword=secret", "mismatch"),
+        (OTHER, "sslcert={certificate}&sslkey={key}&sslpassword=wrong", "PEM lib"),
+        (OTHER, "sslcert={certificate}&sslkey={key}", "PEM lib"),
+    ],
+    indirect=["untrusted"],
+)
+async def test_parameters_beside_the_certificates_of_the_system(
+    tmp_path, untrusted, monkeypatch, parameters, told
+):
+    """They count as beside a file; a key's password is never asked for on the terminal."""
+    port, certificate = untrusted
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    key = tmp_path / "locked.pem"
+    locking = ["pkey", "-in", str(tmp_path / "key.pem"), "-aes256", "-passout", "pass:secret"]
+    subprocess.run([shutil.which("openssl"), *locking, "-out", str(key)], check=True)
+    url = f"postgresql://mata@127.0.0.1:{port}/x?sslrootcert=system&{parameters}"
+    said = await _refused(tmp_path, url.format(certificate=certificate, key=key))
+    assert told in said
+
+
+async def _refused(folder, url):
+    """Return why a database cannot be reached for now."""
+    database = Database(folder, url)
     with pytest.raises(Busy) as raised:
         await database.check()
     await database.close()
-    assert reason_of(raised.value).endswith("No such file or directory: '/nowhere/own.pem'")
+    return reason_of(raised.value)
 
 
 async def test_a_file_that_is_not_there(tmp_path):
