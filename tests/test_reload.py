@@ -174,6 +174,21 @@ async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings,
         assert await server.found("fake-detect") == 2
 
 
+BROKEN = """
+class Service(Base):
+    def __init__(self, ctx):
+        raise KeyError
+"""
+
+
+async def test_the_settings_of_a_plugin_that_failed_at_the_start(tmp_path, plugin, caplog):
+    """The next start reads them before it fails again: it would refuse wrong ones."""
+    point = plugin(BROKEN, "broken", PREAMBLE)
+    async with running(tmp_path, points=[*POINTS, point]) as server:
+        await server.reload(plugins={"broken": {"greeting": 5}})
+        assert "not applied: configuration: plugins.broken.greeting: expected `str`" in caplog.text
+
+
 async def test_settings_that_need_a_restart_are_named(tmp_path, caplog):
     """Everything but models and cameras waits for the next start, and is named."""
     caplog.set_level(logging.INFO)

@@ -63,13 +63,17 @@ def discover(
 
 
 def check_settings(settings: config.Settings, plugins: Plugins) -> None:
-    """Raise ``ConfigError`` for reread settings of plugins that the next start would refuse."""
+    """Raise ``ConfigError`` for reread settings of plugins that the next start would refuse.
+
+    What a plugin that is not imported takes is unknown, as of one that was disabled at the start.
+    """
     given, _, disabled = _split(settings)
     _check_disabled(disabled, plugins)
     _check_known(given, plugins)
     variables = config.variables(Path.cwd())
     for plugin in plugins.found:
-        if plugin.error is None and plugin.names.isdisjoint(disabled):
+        is_known = plugin.error is None or plugin.settings is not None  # it may have failed since
+        if is_known and plugin.names.isdisjoint(disabled):
             configure(copy.copy(plugin), given, variables)
 
 
