@@ -102,42 +102,75 @@ async def test_text_of_others(tmp_path):
 
 
 TURNS = "photo\u202egnp"
-SENTENCE = """(async (name) => {
-  const { html, render } = await import("./console/html.mjs");
-  const Told = ({ children }) => html`<p id="told">${children}</p>`;
+HEBREW = "\u05e9\u05dc\u05d5\u05dd 12"
+PLACES = """(box, ...words) => {
+  const walk = document.createTreeWalker(box, NodeFilter.SHOW_TEXT), lefts = [];
+  for (const word of words) {
+    walk.currentNode = box;
+    while (walk.nextNode() && !walk.currentNode.data.includes(word));
+    const range = document.createRange(), at = walk.currentNode.data.indexOf(word);
+    range.setStart(walk.currentNode, at);
+    range.setEnd(walk.currentNode, at + word.length);
+    const { left, top } = range.getBoundingClientRect();
+    lefts.push([Math.round(top), Math.round(left)]);
+  }
+  return lefts;
+}"""
+"""Where words are, as [top, left] by word."""
+SENTENCE = f"""(async (name) => {{
+  const {{ html, render }} = await import("./console/html.mjs");
+  const {{ pictureOf }} = await import("./console/picture.mjs");
+  const empty = await pictureOf(new File([], name), name).catch((error) => error.message);
   const root = document.body.appendChild(document.createElement("div"));
-  render(html`<${Told}>Remove ${name} for good<//>`, root);
-  const place = (words) => {
-    const walk = document.createTreeWalker(document.querySelector("#told"), NodeFilter.SHOW_TEXT);
-    while (!walk.nextNode()?.data.includes(words));
-    const range = document.createRange();
-    range.selectNode(walk.currentNode);
-    const { left, right } = range.getBoundingClientRect();
-    return [Math.round(left), Math.round(right)];
-  };
-  return [place("Remove"), place(name), place("for good")].flat();
-})"""
+  const Told = ({{ children }}) => html`<p>${{children}}</p>`;
+  render(html`<${{Told}}>Remove ${{name}} for good<//>
+    <p title=${{`Remove ${{name}} for good`}}>${{empty}}</p>
+    <p>${{`Model not found: ${{name}} for good`}}</p>`, root);
+  const [parts, one, told] = root.children, places = {PLACES};
+  return [places(parts, "Remove", "for", "good"), places(one, " is", "empty", "bytes"),
+    places(told, "Model", "found", "for", "good"), one.title];
+}})"""
 LOOSE = """(() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
   while (walk.nextNode()) {
     const { data, parentElement } = walk.currentNode;
-    if (data.includes("\u202e")) found.push(parentElement.localName);
+    if (/[\\u202a-\\u202e]/.test(data) && parentElement.localName !== "option") found.push(data);
+  }
+  for (const each of document.querySelectorAll("[title], [aria-label], [alt]")) {
+    const said = `${each.title}${each.ariaLabel}${each.getAttribute("alt")}`;
+    if (/[\\u202a-\\u202e]/.test(said)) found.push(said);
   }
   return found;
 })()"""
+NAMES = [TURNS, f"a\u2069{TURNS}", HEBREW, "plain"]
 
 
-@pytest.mark.parametrize("name", [TURNS, "\u05e9\u05dc\u05d5\u05dd 12", "plain"])
-async def test_a_name_does_not_turn_the_words_around_it(tmp_path, name):
-    """What stands behind it stays behind it, also in a language that is read to the left."""
+@pytest.fixture
+async def turned(tmp_path):
+    """A page of a server with a model whose name turns what stands behind it."""
     async with (
         served(tmp_path, registered={TURNS: "detect"}) as server,
         shown(server.url, tmp_path) as person,
     ):
-        await person.go("models")
-        await person.until("document.body.textContent.includes('photo')")
-        found = await person.evaluate(LOOSE)
-        assert found
-        assert set(found) <= {"bdi", "option"}
-        places = await person.evaluate(f"{SENTENCE}({json.dumps(name)})")
-        assert places == sorted(places)
+        yield person
+
+
+async def test_a_name_does_not_turn_the_words_around_it(turned):
+    """What stands behind it stays behind it: in parts, in one sentence, and in a server's."""
+    await turned.go("models")
+    await turned.until("document.body.textContent.includes('photo')")
+    for name in NAMES:
+        *found, title = await turned.evaluate(f"{SENTENCE}({json.dumps(name)})")
+        for places in found:
+            assert places == sorted(places), name
+        assert "\u202e" not in title
+    assert await turned.evaluate(LOOSE) == []
+    await turned.sees("photo\\u202egnp")
+
+
+async def test_an_error_about_a_name_that_turns(turned):
+    """The server's sentence about a model is shown without what would turn it."""
+    await turned.go(f"try?model={quote('x' + TURNS)}")
+    await turned.give()
+    await turned.until("document.querySelector('.right .note.bad')?.innerText")
+    assert await turned.evaluate(LOOSE) == []

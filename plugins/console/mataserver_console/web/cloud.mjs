@@ -1,6 +1,7 @@
 // The viewer of a reconstruction: its points, its cameras, and the photograph of a chosen one.
 import { ask, may, send } from "./api.mjs";
 import { Button, Menu, Segments, Shown, Slider, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -150,6 +151,6 @@ export function Cloud({ job, figures, chosen, choose, follow }) {
   useEffect(() => { if (chosen) show(chosen); }, [chosen]);
   if (!model) return html`<div class="pad stack-12"><p>These photographs gave no model. Why, stands beside each at the right.</p></div>`;
   return html`${models.length > 1 && html`<label class="row models-of"><span class="soft">Model</span><select class="field" value=${at} onChange=${(event) => { choose(""); setAt(Number(event.target.value)); }}>
-      ${models.map((each, i) => html`<option key=${each.name} value=${i}>${each.name}: ${count(each.num_images, "photograph")}, ${count(each.num_points3D, "point")}</option>`)}</select></label>`}
+      ${models.map((each, i) => html`<option key=${each.name} value=${i}>${named(each.name)}: ${count(each.num_images, "photograph")}, ${count(each.num_points3D, "point")}</option>`)}</select></label>`}
     <${Viewer} key=${model.name} job=${job} model=${model} images=${figures.images} cameras=${figures.cameras} chosen=${chosen} choose=${pick} follow=${follow}/>`;
 }

@@ -1,4 +1,5 @@
 // What is dropped on the page, or pasted: files for the page that takes them, and nothing that puts the console away.
+import { named } from "./direction.mjs";
 import { useLayoutEffect, useRef, useState } from "./html.mjs";
 
 /** Whether a file is a picture by its name or kind; a GIF counts as a video. */
@@ -22,11 +23,11 @@ async function within(folder) {
 async function picturesIn(folders) {
   const found = [];
   for (const folder of folders) {
-    const all = await within(folder).catch(() => { throw new Error(`${folder.name} cannot be read.`); });
+    const all = await within(folder).catch(() => { throw new Error(`${named(folder.name)} cannot be read.`); });
     const start = folders.length > 1 ? 1 : folder.fullPath.length + 1;
     for (const { file, path } of all) if (isPicture(file)) found.push(new File([file], path.slice(start), { type: file.type, lastModified: file.lastModified }));
   }
-  const of = folders.length > 1 ? "these folders" : folders[0].name;
+  const of = folders.length > 1 ? "these folders" : named(folders[0].name);
   if (!found.length) throw new Error(`There is no picture in ${of}. Of a folder the pictures are taken, no videos and no ZIPs.`);
   return found.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
 }

@@ -1,6 +1,7 @@
 // Fleet: the Tritons, what they serve, the applications and consumers that ask them, what is asked.
 import { ask, may } from "./api.mjs";
 import { Button, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { Applications, MODELS, NewApplication } from "./fleet_apps.mjs";
 import { Consumers, NewConsumer } from "./fleet_consumers.mjs";
 import { NewTriton, Overview, since, STATES, TRITONS, useAct, whyNot } from "./fleet_overview.mjs";
@@ -16,7 +17,7 @@ import { refresh } from "./source.mjs";
 const EVERY = 2;
 const PLACES = 8;  // of a model, drawn at first: each of hundreds of models may be at hundreds of Tritons
 
-const Placement = ({ at }) => html`<span class="tag" title=${`${at.name}, wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}><span class="cut">${at.name}</span><//> ${at.versions.join(", ")}</span>`;
+const Placement = ({ at }) => html`<span class="tag" title=${`${named(at.name)}, wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}><span class="cut">${at.name}</span><//> ${at.versions.join(", ")}</span>`;
 
 /** Where a model is: a few of many, those that are not ready first. */
 function Placements({ all }) {

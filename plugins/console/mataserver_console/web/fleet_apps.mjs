@@ -1,6 +1,7 @@
 // Applications: what programs ask; each offers models and lets consumers in.
 import { ask, may } from "./api.mjs";
 import { Button, Copy, Sure, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
@@ -25,7 +26,7 @@ function NewRoute({ app, close }) {
   const { data } = useSource(`${MODELS}#models`, 10);
   const offered = new Set(app.routes.map((each) => each.model_name));
   const free = (data?.models ?? []).filter((each) => !offered.has(each.name));
-  return html`<${Form} title=${`A model for ${app.name}`} text="Offer it" close=${close} send=${async (given) => {
+  return html`<${Form} title=${`A model for ${named(app.name)}`} text="Offer it" close=${close} send=${async (given) => {
       if (!given.get("model")) throw new Error("Add a model to the fleet first.");
       await ask(`api/apps/${app.id}/routes/${encodeURIComponent(given.get("model"))}`, { method: "POST" });
       refresh(APPS);
@@ -37,7 +38,7 @@ function NewRoute({ app, close }) {
 function NewLink({ app, close, shown }) {
   const { data } = useSource(CONSUMERS, 10);
   const names = (data?.consumers ?? []).map((each) => each.name);
-  return html`<${Form} title=${`Who may ask ${app.name}`} text="Let it in" close=${close} send=${async (given) => {
+  return html`<${Form} title=${`Who may ask ${named(app.name)}`} text="Let it in" close=${close} send=${async (given) => {
       const said = await ask(`api/apps/${app.id}/consumers/${encodeURIComponent(given.get("consumer").trim())}`, { json: limits(given) });
       refresh(APPS, CONSUMERS);
       if (said?.key) shown({ name: said.name, secret: said.key });
@@ -61,11 +62,11 @@ function Application({ app }) {
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
     <ul class="sugg plain">${app.routes.map((route) => html`<li key=${route.model_name}><div class="grow cut"><b class="strong">${route.model_name}</b> <code class="quiet">${route.paths[0]}</code>
         ${weights(route) && html`<span class="help"> ${weights(route)}</span>`}${route.mirror && html`<span class="help"> mirrored to version ${route.mirror}</span>`}</div>
-      <${Copy} text=${route.url} label=${`Copy where ${route.model_name} is asked`}/>
+      <${Copy} text=${route.url} label=${`Copy where ${named(route.model_name)} is asked`}/>
       ${writes && html`<${Sure} small text="Take out" effect="It is not found there then." action=${() => act(`/routes/${encodeURIComponent(route.model_name)}`)}/>`}</li>`)}
     ${!app.routes.length && html`<li class="help">It offers no model yet.</li>`}</ul>
     <div class="pad row wrap tight"><span class="label">May ask</span>${app.consumers.map((each) => html`<span class="tag" key=${each.id}>${each.name}
-      ${writes && html`<${Sure} small bare text="Keep out" effect=${`${each.name} is refused from now on.`} action=${() => act(`/consumers/${encodeURIComponent(each.name)}`)}/>`}</span>`)}
+      ${writes && html`<${Sure} small bare text="Keep out" effect=${`${named(each.name)} is refused from now on.`} action=${() => act(`/consumers/${encodeURIComponent(each.name)}`)}/>`}</span>`)}
       ${!app.consumers.length && html`<span class="help">nobody yet</span>`}</div>
     ${making === "route" && html`<${NewRoute} app=${app} close=${() => setMaking("")}/>`}
     ${making === "link" && html`<${NewLink} app=${app} close=${() => setMaking("")} shown=${setKey}/>`}

@@ -1,4 +1,5 @@
 // What the gateway counted, look after look: the figures and curves of Fleet stand on it.
+import { named } from "./direction.mjs";
 import { html, useMemo } from "./html.mjs";
 import { Chart, Legend } from "./chart.mjs";
 import { EVERY, KEPT, ordered, perSecond, quantile, samples, short, tally } from "./metrics.mjs";
@@ -70,7 +71,7 @@ export const rates = (key, app) => perSecond(looks, (look) => of(look, app)[key]
 /** Note which Tritons have another state than at the last look. */
 export function noteStates(tritons) {
   for (const { name, state } of tritons) {
-    if (last.has(name) && last.get(name) !== state && state !== "unknown") events.push({ at: Date.now(), text: `${name} ${state}` });
+    if (last.has(name) && last.get(name) !== state && state !== "unknown") events.push({ at: Date.now(), text: `${named(name)} ${state}` });
     last.set(name, state);
   }
   while (events.length > 20) events.shift();

@@ -2,6 +2,7 @@
 import { ask, may } from "./api.mjs";
 import { path } from "./chart.mjs";
 import { Button, State, Sure, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { APPS, MODELS } from "./fleet_apps.mjs";
 import { CONSUMERS } from "./fleet_consumers.mjs";
 import { figuresOf, inferred, noteStates, rates, TrafficChart, useLooks } from "./fleet_looks.mjs";
@@ -50,14 +51,14 @@ function Gpus({ gpus }) {
 export function whyNot(model) {
   const found = new Map();
   for (const { name, reason } of model.tritons) if (reason) found.set(reason, [...(found.get(reason) ?? []), name]);
-  return [...found].map(([reason, names]) => `${names.length > 3 ? count(names.length, "Triton") : names.join(", ")}: ${reason}`);
+  return [...found].map(([reason, names]) => `${names.length > 3 ? count(names.length, "Triton") : names.map(named).join(", ")}: ${reason}`);
 }
 
 /** One sentence: what is not as wanted, or that all is. */
 function condition(triton, models) {
   if (triton.reason) return { bad: true, text: triton.reason };
   if (!triton.answered_at) return { bad: false, text: "It has not answered yet." };
-  const behind = models.flatMap((model) => model.tritons.filter((at) => at.id === triton.id && at.wanted.length && at.state !== "ready").map((at) => `${model.name} ${at.wanted.join(", ")} is ${at.state}${at.reason ? `: ${at.reason}` : ""}`));
+  const behind = models.flatMap((model) => model.tritons.filter((at) => at.id === triton.id && at.wanted.length && at.state !== "ready").map((at) => `${named(model.name)} ${at.wanted.join(", ")} is ${at.state}${at.reason ? `: ${at.reason}` : ""}`));
   if (behind.length) return { bad: true, text: `${behind[0]}${behind.length > 1 ? `; ${behind.length - 1} more` : ""}` };
   const held = triton.models.length;
   return { bad: false, text: [triton.version && `Triton ${triton.version}`, held ? `${count(held, "version")}, all as wanted` : "no model yet"].filter(Boolean).join(", ") };

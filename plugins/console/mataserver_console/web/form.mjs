@@ -1,5 +1,6 @@
 // A dialog with a form: it sends what is filled in, and says in it what the server refused.
 import { Button, Copy, Dialog, Note, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { html, useState } from "./html.mjs";
 
 /** Sends a form; its error stands in it. */
@@ -24,6 +25,6 @@ export function Form({ title, text, send, close, children }) {
 }
 
 /** A key that the server does not keep. */
-export const ShownOnce = ({ name, secret, close }) => html`<${Dialog} title=${`The key of ${name}`} onClose=${close}>
+export const ShownOnce = ({ name, secret, close }) => html`<${Dialog} title=${`The key of ${named(name)}`} onClose=${close}>
   <${Note} kind="warn">It is shown this once: the server keeps its digest only.<//>
   <div class="row"><code class="field grow secret">${secret}</code><${Copy} text=${secret}>Copy<//></div><div><${Button} primary onClick=${close}>Done<//></div><//>`;

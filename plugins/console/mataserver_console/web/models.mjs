@@ -1,6 +1,7 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, may } from "./api.mjs";
 import { Button, KINDS, Menu, State, Sure, Trouble, put } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { ago, bytes, count, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -33,7 +34,7 @@ const Meter = ({ part, label }) => html`<div class="meter grow" role="progressba
 function PullRow({ own }) {
   return html`<tr><td><${Name} name=${own.model}/>
       ${own.error ? html`<div class="err">${own.error}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
-        : html`<div class="row prog"><${Meter} part=${own.total ? own.done / own.total : 0} label=${`Pulling ${own.model}`}/>
+        : html`<div class="row prog"><${Meter} part=${own.total ? own.done / own.total : 0} label=${`Pulling ${named(own.model)}`}/>
           <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
     <td class="wide"><span class="tag">${own.task}</span></td>
     <td>${own.error ? html`<${State} kind="bad">failed<//>` : own.ended ? html`<${State} kind="ok">pulled<//>` : html`<${State} kind="busy">pulling<//>`}</td>
@@ -91,7 +92,7 @@ function Row({ model, sessions, figures }) {
     <td class="num actions"><div class="row end tight">${writes && (here
       ? used ? html`<${Sure} small text="Unload" effect=${effect} action=${acts.unload}/>` : html`<${Button} small disabled=${Boolean(acts.busy)} onClick=${acts.unload}>Unload<//>`
       : html`<${Button} small disabled=${loading} onClick=${acts.load}>${model.error ? "Try again" : "Load"}<//>`)}
-      <${Menu} label=${`More for ${model.model}`} actions=${menu}/></div></td></tr>`;
+      <${Menu} label=${`More for ${named(model.model)}`} actions=${menu}/></div></td></tr>`;
 }
 
 /** One device's memory as a bar: what models hold, what else is in use, what is free. It has its place before its figures are known. */
@@ -107,7 +108,7 @@ function Device({ title, total, used, held, others, none }) {
   return html`<section class="card pad stack-12" aria-label=${title} data-device=${title}><div class="row between wrap"><h2>${title}</h2>
       <span><b>${size(used)}</b> <span class="quiet">of ${size(total)} used</span></span></div>
     <div class="timing tall" role="img" aria-label=${told}>
-      ${known && parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}<i class="free" style=${{ flex: `${known ? free : 1} 1 0` }}></i></div>
+      ${known && parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${named(name)}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}<i class="free" style=${{ flex: `${known ? free : 1} 1 0` }}></i></div>
     <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}${!held.length && none && html`<span>${none}</span>`}</div></section>`;
 }
 

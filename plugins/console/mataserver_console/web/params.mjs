@@ -1,5 +1,6 @@
 // A form of a model's parameters, made from their schema (`?include=params`).
 import { Button, Segments, Slider, Switch } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { html, useEffect, useId, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 
@@ -88,7 +89,7 @@ function Words({ id, name, value = [], set, wrong, told }) {
   };
   const drop = (at) => { const left = value.filter((_, i) => i !== at); set(left.length ? left : undefined); };
   return html`<label class="label" for=${id}>${name}</label><div class=${`chips ${wrong ? "bad" : ""}`}>
-    ${value.map((word, at) => html`<span class="chip" key=${word + at}>${word}<button type="button" aria-label=${`Remove ${word}`} onClick=${() => drop(at)}><${Icon} name="close"/></button></span>`)}
+    ${value.map((word, at) => html`<span class="chip" key=${word + at}>${word}<button type="button" aria-label=${`Remove ${named(word)}`} onClick=${() => drop(at)}><${Icon} name="close"/></button></span>`)}
     <input id=${id} class="bareinput add" placeholder="Add a word" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${press} onBlur=${add} ...${told}/></div>`;
 }
 

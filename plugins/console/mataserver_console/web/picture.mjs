@@ -2,6 +2,7 @@
 import { send } from "./api.mjs";
 import { Button, Dialog, Note } from "./controls.mjs";
 import { decoded, sizeOf } from "./decoding.mjs";
+import { named } from "./direction.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { keep } from "./kept.mjs";
 import { address } from "./route.mjs";
@@ -21,11 +22,11 @@ export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => Number(b.tasks.
 
 /** A file as it is now: one that changes or goes later could not be sent any more. */
 async function held(file, name) {
-  if (file.type.startsWith("video/")) throw new Error(`${name} is a video. Jobs runs a model over its frames; Segment tracks objects in it.`);
+  if (file.type.startsWith("video/")) throw new Error(`${named(name)} is a video. Jobs runs a model over its frames; Segment tracks objects in it.`);
   if (file.size > HELD) return file;
   let bytes;
-  try { bytes = await file.arrayBuffer(); } catch { throw new Error(`${name} cannot be read. A folder is no picture.`); }
-  if (!bytes.byteLength) throw new Error(`${name} is empty: it has 0 bytes.`);
+  try { bytes = await file.arrayBuffer(); } catch { throw new Error(`${named(name)} cannot be read. A folder is no picture.`); }
+  if (!bytes.byteLength) throw new Error(`${named(name)} is empty: it has 0 bytes.`);
   return new Blob([bytes], { type: file.type });
 }
 

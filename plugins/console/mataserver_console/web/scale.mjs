@@ -2,6 +2,7 @@
 import { ask } from "./api.mjs";
 import { photoOf } from "./cloud.mjs";
 import { Button, Dialog, Shown, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { html, useState } from "./html.mjs";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -37,7 +38,7 @@ function Place({ number, job, images, views, mark, setMark }) {
   const said = mark.x === null ? "click on the place" : `${mark.x}, ${mark.y}`;
   return html`<div class="stack-4"><label class="row"><span class="label">${number}</span><select class="field" aria-label=${`Photograph of place ${number}`} value=${mark.image} onChange=${(event) => setMark({ image: event.target.value, x: null, y: null })}>
       ${views.map((each) => html`<option key=${each.image}>${each.image}</option>`)}</select></label>
-    <div class="marked" style=${{ aspectRatio: `${view.width} / ${view.height}` }} tabindex="0" role="application" aria-label=${`Place ${number} in ${mark.image}: ${said}. Arrows move it, with Shift by ten pixels.`} onClick=${click} onKeyDown=${press}>
+    <div class="marked" style=${{ aspectRatio: `${view.width} / ${view.height}` }} tabindex="0" role="application" aria-label=${`Place ${number} in ${named(mark.image)}: ${said}. Arrows move it, with Shift by ten pixels.`} onClick=${click} onKeyDown=${press}>
       <${Shown} src=${url} alt="" draggable="false"/>${mark.x !== null && html`<span class="cross" style=${{ left: `${((mark.x + 0.5) / view.width) * 100}%`, top: `${((mark.y + 0.5) / view.height) * 100}%` }}><b>${number}</b></span>`}</div>
     <div class="row"><span class="help grow" role="status">${said}</span>${mark.x !== null && html`<${Glass} mark=${mark} view=${view} url=${url}/>`}</div></div>`;
 }

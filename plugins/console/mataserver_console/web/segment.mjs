@@ -4,6 +4,7 @@ import { Asked, HERE, outlined } from "./asked.mjs";
 import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, POSTED } from "./code.mjs";
 import { Button, Note, Segments, State, Status, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { ms, parted } from "./format.mjs";
@@ -178,7 +179,7 @@ function Objects({ all }) {
   return html`<ul class="found objects">${all.things.map((thing) => html`<li key=${thing.key} class=${`${kOf(thing)} ${thing.key === all.now ? "on" : ""}`}>
     <button type="button" class="choose" aria-pressed=${String(thing.key === all.now)} onClick=${() => all.setNow(thing.key)}><span class="sw">${thing.key}</span><span class="cut">${thing.name}</span>
       <span class="v">${thing.masks.length > 1 ? `${thing.masks.length} found` : thing.masks[0]?.score.toFixed(2) ?? ""}</span><span class="more help">${told(thing)}</span></button>
-    <${Button} small bare icon="close" label=${`Remove ${thing.name}`} onClick=${() => all.drop(thing.key)}/></li>`)}</ul>`;
+    <${Button} small bare icon="close" label=${`Remove ${named(thing.name)}`} onClick=${() => all.drop(thing.key)}/></li>`)}</ul>`;
 }
 
 const short = (value) => JSON.parse(JSON.stringify(value, (_, each) => (typeof each === "number" ? Number(each.toFixed(4)) : each)));

@@ -2,6 +2,7 @@
 import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code } from "./code.mjs";
 import { Button, Note, Segments, Status, Trouble } from "./controls.mjs";
+import { named } from "./direction.mjs";
 import { isPicture, useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { isOver } from "./film.mjs";
@@ -107,7 +108,7 @@ function Objects({ film, shown }) {
   return html`<ul class="found objects">${tracks.things.map((thing) => html`<li key=${thing.key} class=${`${kOf(thing)} ${thing.key === film.now ? "on" : ""}`}>
     <button type="button" class="choose" aria-pressed=${String(thing.key === film.now)} onClick=${() => film.choose(thing.key)}><span class="sw">${thing.key}</span><span class="cut">${thing.name}</span>
       <span class="v">${seen?.get(thing.key)?.score.toFixed(2) ?? ""}</span><span class="more help">${told(thing, tracks)}</span></button>
-    <${Button} small bare icon="close" label=${`Remove ${thing.name}`} disabled=${film.tracking !== null} onClick=${() => film.remove(thing.key)}/></li>`)}</ul>`;
+    <${Button} small bare icon="close" label=${`Remove ${named(thing.name)}`} disabled=${film.tracking !== null} onClick=${() => film.remove(thing.key)}/></li>`)}</ul>`;
 }
 
 /** Opened again, with what is known of it on the page. */
@@ -165,7 +166,7 @@ export function Video({ head, model, none }) {
   const { shown } = watch;
   const [opacity, setOpacity] = useState(0.42);
   const [direction, setDirection] = useState("forward");
-  const take = (file) => { if (isPicture(file)) film.tell(`${file.name} is a picture and no video: “Picture”, above, takes it.`); else film.open(file); };
+  const take = (file) => { if (isPicture(file)) film.tell(`${named(file.name)} is a picture and no video: “Picture”, above, takes it.`); else film.open(file); };
   const over = useDropped(take, (error) => film.tell(error.message));
   const undo = film.canUndo ? film.undo : undefined;
   const [tool, setTool] = useTool({ n: () => film.choose(null), z: () => undo?.(), ",": () => watch.step(-1), ".": () => watch.step(1) });
