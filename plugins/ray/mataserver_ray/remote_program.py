@@ -60,7 +60,12 @@ class RemoteChild(ChildProcess):
         """Send a message. Raises ``ConnectionError`` if the process is gone."""
         await self.feed(msgspec.json.encode(message) + b"\n")
 
-    async def _drain(self) -> None:
+    async def feed(self, data: bytes) -> None:
+        """Write raw bytes, and wait until the connection has room for more.
+
+        Raises ``ConnectionError`` if the process is gone.
+        """
+        self.write(data)
         await self._writer.drain()
 
     def write(self, data: bytes) -> None:
