@@ -367,6 +367,7 @@ def test_an_empty_address_or_directory_is_refused(tmp_path, name):
 def test_a_megabyte_is_a_million_bytes(tmp_path):
     """max_body is in bytes."""
     assert load(tmp_path, yaml="max_body_mb: 1.5").max_body == 1_500_000
+    assert load(tmp_path, yaml="max_body_mb: 0.57").max_body == 570_000
 
 
 def test_settings_do_not_change():

@@ -269,7 +269,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def max_body(self) -> int:
         """The largest request body in bytes; MB are 1e6 bytes."""
-        return int(self.max_body_mb * 1e6)
+        return round(self.max_body_mb * 1e6)
 
     def model(self, name: str) -> ModelSettings:
         """Return the settings of one model; defaults without an entry."""

@@ -36,7 +36,7 @@ def inflight_limit(settings: Settings) -> int:
     Unless it is set, it depends on the machine: a small one is not to be filled by clients.
     """
     if settings.max_inflight_mb:
-        return int(settings.max_inflight_mb * 1e6)
+        return round(settings.max_inflight_mb * 1e6)
     return max(settings.max_body, min(_MOST, ram_total() // MEMORY_PARTS))
 
 

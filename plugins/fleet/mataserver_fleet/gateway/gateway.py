@@ -77,7 +77,7 @@ class Gateway:
         self._settings = settings
         self._unread = unread
         self._make_sessions = make_sessions
-        sizes = int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6)
+        sizes = round(settings.buffer_mb * 1e6), round(settings.max_body_mb * 1e6)
         self.bodies = BodyLoader(*sizes, unread)
         limit = self.bodies.buffer_bytes
         self._known_heads = KnownHeads(http.learn, self._responder, limit, unread)
