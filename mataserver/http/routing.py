@@ -15,15 +15,7 @@ from mataserver.contract.routes import Body, Route
 from mataserver.logs import RateLimitedLog
 from mataserver.plugin_ends import ends_as_errors
 
-__all__ = [
-    "CLAIMED",
-    "ROUTE",
-    "Body",
-    "BodyLimits",
-    "Route",
-    "RouteTable",
-    "StatelessService",
-]
+__all__ = ["CLAIMED", "ROUTE", "Body", "BodyLimits", "Route", "RouteTable", "StatelessService"]
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
