@@ -123,7 +123,7 @@ class Loader:
             scaled_decode=settings.scaled_decode,
             parts=parts,
             defaults=parsing.configured(plan.settings.params, plan.backend.params),
-            max_ram=int((plan.settings.max_ram_mb or 0.0) * 1e6),
+            max_ram=round((plan.settings.max_ram_mb or 0.0) * 1e6),
             needs=needs,
             result=plan.backend.result,
         )

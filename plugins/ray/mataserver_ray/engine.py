@@ -216,7 +216,7 @@ class RayEngine:
             self._room,
             needs.cpu,
             needs.gpus(device),
-            int(needs.memory_mb * 1e6),
+            round(needs.memory_mb * 1e6),
             dict(needs.labels),
             {"OPENBLAS_NUM_THREADS": "1", **environment},
             self._monitors.avoided(),
