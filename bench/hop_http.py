@@ -20,6 +20,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,11 @@ UPGRADE = (
 )
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """Of RFC 6455, section 1.3."""
-DEPTH = b"\x81\xa9depth_map\xc6"
-"""How a map of one entry, bytes, begins in MessagePack."""
+DEPTH = b"\x82\xa9timestamp\xcb%b\xa9depth_map\xc6%b"
+"""How a map of a time (float64) and pixels (bytes) begins in MessagePack.
+
+The load keeps equal strings once: answers that are all alike would cost it no memory.
+"""
 CLOSE = 0x8
 """The opcode of a WebSocket's goodbye."""
 
@@ -225,7 +229,7 @@ def writer(name: str) -> Callable[[Any, memoryview], int]:
 
     def write_depth(result: Any, memory: memoryview) -> int:
         pixels = result.depth_map.data.cast("B")
-        head = DEPTH + len(pixels).to_bytes(4, "big")
+        head = DEPTH % (struct.pack(">d", time.time()), len(pixels).to_bytes(4, "big"))
         memory[: len(head)] = head
         memory[len(head) : len(head) + len(pixels)] = pixels
         return len(head) + len(pixels)

@@ -7,6 +7,7 @@ nothing; ``BENCH_PARALLEL`` forward passes run at a time, ``BENCH_THREADS`` thre
 # No deferred annotations here: FastAPI reads them.
 import base64
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +18,7 @@ import msgpack
 import simplejpeg
 from fastapi import FastAPI, Request, Response, UploadFile, WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import answers
 import nets
@@ -33,10 +34,17 @@ class Detection(BaseModel):
     mask: str | bytes | None = None
 
 
+NOW = Field(default_factory=time.time)
+"""The time of an answer, as ours has it: the load keeps equal strings once, and so answers that are
+all alike would cost it no memory.
+"""
+
+
 class Detections(BaseModel):
     """An answer of objects."""
 
     task: str = "detect"
+    timestamp: float = NOW
     detections: list[Detection]
 
 
@@ -44,6 +52,7 @@ class Depth(BaseModel):
     """A depth map of float32, in base64 where the answer is JSON."""
 
     task: str = "depth"
+    timestamp: float = NOW
     depth_map: str | bytes
     depth_shape: tuple[int, int]
 
