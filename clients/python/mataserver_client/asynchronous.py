@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -130,40 +131,36 @@ class AsyncClient(ModelRequests, InferenceRequests):
         if not fresh and (task is not None or params):
             raise ValueError("task and params are set when a session is made")
         policy = (Reconnect() if reconnect else None) if isinstance(reconnect, bool) else reconnect
-        in_flight = InFlightFrames(window, fresh=fresh, grace=grace)
-        source = Source(frames, self._transport.in_thread)
         made: list[str] = []
-
-        async def make() -> str:
-            made.append(await self._make(given, task, params))
-            return made[-1]
-
-        async def items() -> AsyncGenerator[StreamItem, None]:
-            try:
-                run = FrameStream(
-                    self._transport,
-                    await make() if fresh else given,
-                    source,
-                    in_flight,
-                    reconnect=policy,
-                    renew=make if fresh else None,
-                )
-                async with contextlib.aclosing(run.items()) as answers:
-                    async for item in answers:
-                        yield item
-            finally:
-                for session_id in made:
-                    await self._drop(session_id)
-
-        stream = items()
+        run = FrameStream(
+            self._transport,
+            "" if fresh else given,
+            Source(frames, self._transport.in_thread),
+            InFlightFrames(window, fresh=fresh, grace=grace),
+            reconnect=policy,
+            renew=partial(self._make, made, given, task, params) if fresh else None,
+        )
+        stream = self._items(run, made)
         self._streams.add(stream)
         return stream
 
-    async def _make(self, model: str, task: str | None, params: dict[str, Any]) -> str:
-        """Make an own session; return its id. Deletes it if the caller is cancelled meanwhile."""
+    async def _items(self, run: FrameStream, made: list[str]) -> AsyncGenerator[StreamItem, None]:
+        """Yield what a stream answers; delete the sessions ``made`` for it at its end."""
+        try:
+            async with contextlib.aclosing(run.items()) as answers:
+                async for item in answers:
+                    yield item
+        finally:
+            for session_id in made:
+                await self._drop(session_id)
+
+    async def _make(
+        self, made: list[str], model: str, task: str | None, params: dict[str, Any]
+    ) -> str:
+        """Make an own session and note its id; deletes it if the caller is cancelled meanwhile."""
         making = asyncio.create_task(self._make_own(model, task, params))
         try:
-            return await asyncio.shield(making)
+            made.append(await asyncio.shield(making))
         except asyncio.CancelledError:
             # The answer may be on its way: only it tells which session is to be deleted.
             try:
@@ -173,6 +170,7 @@ class AsyncClient(ModelRequests, InferenceRequests):
             with contextlib.suppress(MataError, asyncio.CancelledError):
                 await self._drop(await making)
             raise
+        return made[-1]
 
     async def _make_own(self, model: str, task: str | None, params: dict[str, Any]) -> str:
         made = await self.create_session(model, task, **params)

@@ -80,4 +80,5 @@ class InferenceRequests(Requests):
             raise ConnectionFailed("The server's events ended before its answer")
 
     async def _infer(self, path: str, **request: Any) -> InferResponse:
-        return (await self._transport.request("POST", path, **request)).decode(InferResponse)
+        answer = await self._transport.request("POST", path, has_turn=True, **request)
+        return answer.decode(InferResponse)

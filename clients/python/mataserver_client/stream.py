@@ -63,8 +63,9 @@ class _NoticeMessage(Struct):
 class FrameStream:
     """Sends the frames of ``source`` to a session and yields what comes back.
 
-    ``reconnect`` None gives up at the first lost connection. ``renew`` makes another session, for
-    a server that has forgotten this one, and returns its id; None: the session is the caller's.
+    ``reconnect`` None gives up at the first lost connection. ``renew`` makes a session and returns
+    its id: the first where ``session_id`` is empty, and another for a server that has forgotten
+    this one; None: the session is the caller's.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class FrameStream:
         Raises ``MataError`` when the session cannot go on, and what the source raises.
         """
         async with self._source:
+            if self._renew is not None and not self._session_id:
+                self._session_id = await self._renew()
             while True:
                 socket = await self._connect()
                 pump = asyncio.create_task(self._pump(socket))

@@ -28,7 +28,7 @@ CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MOST_REQUESTS = 64
-"""How many images are sent at once, and how many other requests; streams and events are neither.
+"""How many images are sent at once, and how many other requests; what may last is neither.
 
 As many as a server lets wait for a model by default (``queue_limit``): more would be refused.
 """
@@ -63,6 +63,7 @@ class Transport:
 
     Neither messages nor ``repr`` hold the key. ``timeout`` is in seconds, from the start of a
     request to the end of its answer. ``turns`` is for images: who waits for one holds nothing yet.
+    What is small has turns of its own, and is not held back by them.
     """
 
     def __init__(
@@ -88,37 +89,38 @@ class Transport:
         self._key = api_key or None
         self._timeout = timeout
         self.turns = asyncio.Semaphore(MOST_REQUESTS)
+        self._other_turns = asyncio.Semaphore(MOST_REQUESTS)
         self._session: aiohttp.ClientSession | None = None
-        self._lasting: aiohttp.ClientSession | None = None
         self._readers: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
-        """Make the connection pools; they belong to the running event loop.
+        """Make the connections' pool; it belongs to the running event loop.
 
-        Images never use the first up, as they have ``turns``: what is small is not held back.
-        What lasts has one of its own, without a limit: a stream that waits for another's end to
-        have a connection waits for ever, and so would every request.
+        It has no limit, as turns have: a stream that waits for another's end to have a connection
+        waits for ever, and so would every request.
         """
         headers = {"Accept": f"{MSGPACK}, application/json;q=0.5"} if self.msgpack else {}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self.turns = asyncio.Semaphore(MOST_REQUESTS)
-        self._session = _session(headers, 2 * MOST_REQUESTS)
-        self._lasting = _session(headers, 0)
+        self._other_turns = asyncio.Semaphore(MOST_REQUESTS)
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
     async def close(self) -> None:
         """Close every connection; threads that read frames end with what they are reading."""
-        sessions = (self._session, self._lasting)
-        self._session = self._lasting = None
+        session, self._session = self._session, None
         readers, self._readers = self._readers, None
         if readers is not None:
             # Nobody waits for it here; the end of the event loop does. While the interpreter
             # ends, no call begins any more, and these threads have ended.
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().run_in_executor(None, readers.shutdown)
-        for session in sessions:
-            if session is not None:
-                await session.close()
+        if session is not None:
+            await session.close()
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Run what may block for as long as it likes, in a thread.
@@ -139,8 +141,11 @@ class Transport:
         content_type: str | None = None,
         headers: Mapping[str, str] | None = None,
         patient: bool = False,
+        has_turn: bool = False,
     ) -> Answer:
-        """Send a request and return its answer; ``patient`` waits without a limit.
+        """Send a request and return its answer, in its turn unless it has one.
+
+        ``patient`` waits without a limit, and takes nobody's turn meanwhile.
 
         Raises ``ConnectionFailed`` or the ``MataError`` that the status stands for.
         """
@@ -150,16 +155,20 @@ class Transport:
             total=None if patient else self._timeout, sock_connect=CONNECT_TIMEOUT
         )
         typed = {"Content-Type": content_type} if content_type else {}
+        turn = contextlib.nullcontext() if patient or has_turn else self._other_turns
         try:
-            async with _opened(self._session).request(
-                method,
-                self._url + path,
-                params=query,
-                data=_paced(data),
-                headers={**typed, **(headers or {})},
-                allow_redirects=False,  # the API has none, and they could lead the key astray
-                timeout=limit,
-            ) as response:
+            async with (
+                turn,
+                _opened(self._session).request(
+                    method,
+                    self._url + path,
+                    params=query,
+                    data=_paced(data),
+                    headers={**typed, **(headers or {})},
+                    allow_redirects=False,  # the API has none, and they could lead the key astray
+                    timeout=limit,
+                ) as response,
+            ):
                 body = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from None
@@ -175,7 +184,7 @@ class Transport:
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         limit = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
-            async with _opened(self._lasting).post(
+            async with _opened(self._session).post(
                 self._url + path, data=data, headers=headers, allow_redirects=False, timeout=limit
             ) as response:
                 if response.status >= 300:
@@ -196,7 +205,7 @@ class Transport:
         so the key.
         """
         try:
-            return await _opened(self._lasting).ws_connect(
+            return await _opened(self._session).ws_connect(
                 self._url + path,
                 params={"token": self._key} if self._key else None,
                 protocols=(SUBPROTOCOL,) if self.msgpack else (),
@@ -242,15 +251,6 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport to {self.where}>"
-
-
-def _session(headers: Mapping[str, str], limit: int) -> aiohttp.ClientSession:
-    """Return a pool of at most ``limit`` connections, 0 for any number."""
-    return aiohttp.ClientSession(
-        headers=headers,
-        connector=aiohttp.TCPConnector(limit=limit),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
 
 
 def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:

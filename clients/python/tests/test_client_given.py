@@ -108,6 +108,39 @@ async def test_images_that_wait_hold_nothing_else_back():
             await asyncio.gather(*images)
 
 
+class Slow(StandIn):
+    """Answers nobody who asks for sessions before it is allowed to."""
+
+    def __init__(self):
+        super().__init__()
+        self.allowed = asyncio.Event()
+        self.first_many = asyncio.Event()
+        self.asking = 0
+
+    async def _sessions(self, request):
+        self.asking += 1
+        if self.asking == MOST_REQUESTS:
+            self.first_many.set()
+        await self.allowed.wait()
+        self.asking -= 1
+        return await super()._sessions(request)
+
+
+async def test_other_requests_hold_no_image_back():
+    """However many other requests there are: images and loads go beside those that are sent."""
+    stand_in = Slow()
+    async with connected(stand_in, timeout=5.0) as client, asyncio.TaskGroup() as tasks:
+        others = [tasks.create_task(client.sessions()) for _ in range(3 * MOST_REQUESTS)]
+        await stand_in.first_many.wait()
+        try:
+            assert (await client.infer_raw(BOXES, picture(5))).detections
+            assert (await client.warmup(BOXES)).status == "ready"
+            assert stand_in.asking == MOST_REQUESTS
+        finally:
+            stand_in.allowed.set()
+    assert [each.result() for each in others] == [[]] * len(others)
+
+
 @pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
 async def test_parameters_may_be_numpys(client, way):
     """Numbers and arrays of numpy arrive as plain ones; None is no parameter, in every way."""

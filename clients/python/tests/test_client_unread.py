@@ -18,7 +18,7 @@ async def lose(client, stand_in, code):
     if code is not None:
         await stream.socket._writer.close(code)
     stream.socket._req.transport.close()
-    [connection] = client._transport._lasting.connector._acquired
+    [connection] = client._transport._session.connector._acquired
     while connection.is_connected():
         await asyncio.sleep(0)
 
