@@ -131,3 +131,9 @@ def folder(tmp_path):
     }
     register(tmp_path / "data", {**models, "lab": "classify"})
     return tmp_path / "data"
+
+
+async def read(http, path, **options):
+    """Return status and decoded answer of a GET."""
+    async with http.get(path, **options) as answer:
+        return answer.status, await answer.json()

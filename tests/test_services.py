@@ -9,10 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from mataserver.plugins import PluginError
-from mataserver.testing import FAKE, serving
-from own_processes import descendants
-from service_plugins import LAB, folder, plugin
+from mataserver.testing import serving
+from service_plugins import LAB, folder, plugin, read
 
 __all__ = ["folder", "plugin"]
 
@@ -27,12 +25,6 @@ async def server(plugin, folder, mata_server):
 async def http(server, mata_client):
     """A client with the server's key."""
     return await mata_client(server=server)
-
-
-async def read(http, path, **options):
-    """Return status and decoded answer of a GET."""
-    async with http.get(path, **options) as answer:
-        return answer.status, await answer.json()
 
 
 # routes
@@ -104,96 +96,6 @@ async def test_a_failing_ping_leaves_health_alone(plugin, mata_client, reply, ca
     assert "ping() of the plugin lab failed" in caplog.text
 
 
-REFUSED = {
-    "raises": ("def Service(ctx): raise RuntimeError('no luck')", "RuntimeError: no luck"),
-    "no service": ("def Service(ctx): return 5", "service() must return an object with routes()"),
-    "routes raise": (
-        "class Service(Base):\n    def routes(self): return 1 / 0",
-        "ZeroDivisionError: division by zero",
-    ),
-    "no route": (
-        "class Service(Base):\n    def routes(self): return ['/v1/lab']",
-        "routes() gave a str, not a mataserver.Route",
-    ),
-    "route of the core": (
-        "class Service(Base):\n    def routes(self): return [web.get('/health', print)]",
-        "already: GET /health",
-    ),
-    "the same route twice": (
-        "class Service(Base):\n    def routes(self): return [web.get('/v1/lab', print)] * 2",
-        "exists already: GET /v1/lab",
-    ),
-    "the same route with another variable": (
-        """
-        class Service(Base):
-            def routes(self):
-                return [web.get('/v1/lab/{a}', print), web.get('/v1/lab/{b}', print)]
-        """,
-        "exists already: GET /v1/lab/{b}",
-    ),
-    "a method beside all of them": (
-        """
-        class Service(Base):
-            def routes(self):
-                return [web.route('*', '/v1/lab', print), web.get('/v1/lab', print)]
-        """,
-        "exists already: GET /v1/lab",
-    ),
-    "a method twice, in small letters": (
-        """
-        class Service(Base):
-            def routes(self):
-                return [Route('get', '/v1/lab', print), web.get('/v1/lab', print)]
-        """,
-        "exists already: GET /v1/lab",
-    ),
-    "a path that is none": (
-        "class Service(Base):\n    def routes(self): return [Route('GET', 'v1/lab', print)]",
-        "its route cannot be served: GET v1/lab: path should be started with /",
-    ),
-    "a variable that is none": (
-        "class Service(Base):\n    def routes(self): return [Route('GET', '/v1/{lab', print)]",
-        "its route cannot be served: GET /v1/{lab: Invalid path",
-    ),
-    "a variable twice": (
-        "class Service(Base):\n    def routes(self): return [Route('GET', '/{a}/{a}', print)]",
-        "its route cannot be served: GET /{a}/{a}: Bad pattern",
-    ),
-    "a method that is none": (
-        "class Service(Base):\n    def routes(self): return [Route('GE T', '/v1/lab', print)]",
-        "its route cannot be served: GE T /v1/lab: GE T is not allowed HTTP method",
-    ),
-    "a handler that is none": (
-        "class Service(Base):\n    def routes(self): return [Route('GET', '/v1/lab', 5)]",
-        "its route cannot be served: GET /v1/lab: 5",
-    ),
-    "an answer without a schema": (
-        """
-        class Service(Base):
-            def routes(self):
-                own = (Body('application/json', Base),)
-                return [Route('GET', '/v1/lab', print, 'A lab', response=own)]
-        """,
-        "its routes cannot be described: ",
-    ),
-    "a status that there is not": (
-        """
-        class Service(Base):
-            def routes(self):
-                return [Route('GET', '/v1/lab', print, 'A lab', errors=(299,))]
-        """,
-        "its routes cannot be described: 299 is not a valid HTTPStatus",
-    ),
-    "forms of errors that are none": (
-        "class Service(Base):\n    def error_forms(self): return {'lab': print}",
-        "error_forms() must give functions by prefix, not 'lab'",
-    ),
-    "forms of errors that fail": (
-        "class Service(Base):\n    def error_forms(self): return 1 / 0",
-        "ZeroDivisionError: division by zero",
-    ),
-}
-
 HEAD_AND_GET = """
 class Service(Base):
     def routes(self):
@@ -263,148 +165,6 @@ async def test_an_answer_that_a_handler_sends_itself(plugin, folder, own):
         assert answer.headers["Server-Timing"].startswith(timing)
 
 
-@pytest.mark.parametrize(("source", "reason"), REFUSED.values(), ids=REFUSED)
-async def test_a_broken_service_is_out_of_use_with_its_reason(plugin, folder, source, reason):
-    """Whatever is wrong with one service, the server starts and the next service is in use."""
-    points = [plugin(source, name="a-broken"), plugin(LAB, name="lab")]
-    async with (
-        serving(folder, entry_points=points) as server,
-        aiohttp.ClientSession(server.url, headers=server.headers) as http,
-    ):
-        assert await read(http, "/v1/lab/you") == (200, {"said": "hello you"})
-        assert (await read(http, "/health"))[1]["status"] == "ok"
-        broken, sound = (await read(http, "/v1/plugins"))[1]
-    assert reason in broken["error"]
-    assert "error" not in sound
-
-
-async def test_two_services_with_one_route(plugin, folder):
-    """The second plugin is refused, and its backends are out of use with it."""
-    source = """
-    class Service(Base):
-        def routes(self):
-            return [web.get("/v1/lab/{other}", print)]
-
-    def load(spec, ctx): ...
-
-    @hookimpl
-    def backends():
-        return [Backend(name="other", task="detect", source="pip", load=load)]
-    """
-    points = [plugin(LAB, name="first"), plugin(source, name="second")]
-    async with serving(folder, entry_points=points) as server:
-        found = server.composed.plugins
-        assert found.found[1].error == "its route exists already: GET /v1/lab/{other}"
-        assert found.pip_backend("other") is None
-        assert found.pip_backend("lab") is not None
-
-
-async def test_who_is_not_admitted_is_out_of_use(plugin, folder):
-    """A service may look at the others before the server listens: one it refuses is told why."""
-    judge = """
-    from mataserver import Conflict
-
-    class Service(Base):
-        def routes(self):
-            return []
-
-        def admits(self, name, service):
-            if getattr(service, "noisy", False):
-                raise Conflict(f"{name} is too noisy")
-    """
-    noisy = """
-    class Service(Base):
-        noisy = True
-
-        def routes(self):
-            return [web.get("/v1/noise", self.make)]
-
-        async def make(self, request):
-            return web.Response()
-    """
-    points = [plugin(noisy, name="a"), plugin(judge, name="b"), plugin(LAB, name="c")]
-    async with serving(folder, entry_points=points) as server:
-        found = {each.name: each.error for each in server.composed.plugins.found}
-        assert found == {"a": "a is too noisy", "b": None, "c": None}
-        async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
-            assert (await read(http, "/v1/lab/you"))[0] == 200
-            assert (await read(http, "/v1/noise"))[0] == 404
-
-
-async def test_strict_stops_the_start_at_a_broken_service(plugin, folder):
-    """With ``plugins.strict`` a service that cannot be made is an error that names its plugin."""
-    point = plugin("def Service(ctx): raise RuntimeError('no luck')")
-    with pytest.raises(PluginError, match="plugin lab: RuntimeError: no luck"):
-        async with serving(folder, entry_points=[point], plugins={"strict": True}):
-            pass
-
-
-# start and end
-
-ORDERED = """
-class Service(Base):
-    async def __aenter__(self):
-        self.note("+NAME")
-
-    async def __aexit__(self, *exc):
-        self.note("-NAME")
-"""
-
-
-async def test_services_end_in_the_reverse_order(plugin, folder):
-    """Services are entered by plugin name and left in the opposite order."""
-    points = [plugin(ORDERED.replace("NAME", name), name=name) for name in "bca"]
-    async with serving(folder, entry_points=points):
-        assert (folder / "events").read_text().split() == ["+a", "+b", "+c"]
-    assert (folder / "events").read_text().split() == ["+a", "+b", "+c", "-c", "-b", "-a"]
-
-
-HOLDER = """
-import contextlib
-
-class Service(Base):
-    async def __aenter__(self):
-        self.note("+holder")
-        async with contextlib.AsyncExitStack() as stack:
-            model = await stack.enter_async_context(self.ctx.models.acquire("fake-detect"))
-            self.note(await model.call("echo", "loaded"))
-            self.stack = stack.pop_all()
-
-    async def __aexit__(self, *exc):
-        await self.stack.aclose()
-        self.note("-holder")
-"""
-FAILING = """
-class Service(Base):
-    async def __aenter__(self):
-        raise RuntimeError("cannot start")
-
-    async def __aexit__(self, *exc):
-        self.note("never")
-"""
-
-
-async def test_a_failed_start_is_cleaned_up(plugin, folder):
-    """When a service cannot start, it is named, those before it end and no worker is left."""
-    before = descendants()
-    points = [FAKE, plugin(HOLDER, name="a"), plugin(FAILING, name="b")]
-    with pytest.raises(RuntimeError, match="cannot start") as failed:
-        async with serving(folder, entry_points=points, engine="process"):
-            pass
-    assert "the service of b failed" in failed.value.__notes__[0]
-    assert (folder / "events").read_text().split() == ["+holder", "loaded", "-holder"]
-    assert descendants() == before
-
-
-async def test_a_held_model_is_let_go_at_the_end(plugin, folder):
-    """A service that holds a model while the server runs leaves no worker process behind."""
-    before = descendants()
-    points = [FAKE, plugin(HOLDER)]
-    async with serving(folder, entry_points=points, engine="process"):
-        assert len(descendants()) > len(before)
-    assert descendants() == before
-
-
 # context
 
 
@@ -438,6 +198,7 @@ class Service(Base):
         async with self.ctx.http.read_json(request, Order) as order:
             return web.json_response({"said": f"{order.count} {order.dish}"})
 """
+
 ORDERS = {
     "sound": (b'{"dish": "soup", "count": 2}', "application/json", 200, "2 soup"),
     "no JSON": (b"{", "application/json", 400, "not valid JSON"),
