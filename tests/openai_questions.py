@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import openai
+import pytest
 
 from conftest import picture
 
@@ -21,3 +22,10 @@ def asking(text="one two three", *, image=URI, system=None):
 def client_of(server):
     """Return OpenAI's asynchronous client of a server, which asks once."""
     return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
+
+
+async def refused(client, **given):
+    """Ask for a completion that must be refused; return the exception."""
+    with pytest.raises(openai.APIStatusError) as told:
+        await client.chat.completions.create(**{"model": "echo", "messages": asking(), **given})
+    return told.value
