@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import Body, Route
 from mataserver_database import PARAMETERS, finish, page_of
-from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
+from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteChange, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp, check_free
 from mataserver_fleet.consumers import ConsumerView, consumer
 from mataserver_fleet.handlers import Handlers
@@ -87,7 +87,6 @@ class AppHandlers(Handlers):
         body, status = BODY_ERRORS, (Body(JSON, Status),)
         write = {**READ, "max_body": MAX_BODY}  # the application decides who may
         admin = {**write, "needs": "fleet:write"}
-        route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": status}
         return [
             Route("GET", "/api/apps", self.index, "List the applications", parameters=PARAMETERS,
                   response=(Body(JSON, AppList),), errors=(422, 503), **READ),
@@ -104,9 +103,11 @@ class AppHandlers(Handlers):
                   response=(Body(JSON, RouteList),), parameters=PARAMETERS,
                   errors=(404, 422, 503), **READ),
             Route("POST", model, self.add_route, "Add a model to an application", status=201,
-                  optional=True, headers=IF_MATCH, errors=(*body, 404, 412), **route, **write),
-            Route("PATCH", model, self.change_route, "Change how requests reach a model", **route,
-                  headers=IF_MATCH, errors=(*body, 404, 412), **write),
+                  optional=True, headers=IF_MATCH, errors=(*body, 404, 412), response=status,
+                  request=(Body(JSON, NewRoute, _ROUTE),), **write),
+            Route("PATCH", model, self.change_route, "Change how requests reach a model",
+                  headers=IF_MATCH, errors=(*body, 404, 412), response=status,
+                  request=(Body(JSON, RouteChange, _ROUTE),), **write),
             Route("DELETE", model, self.remove_route, "Remove a model from an application",
                   response=status, headers=IF_MATCH, errors=(404, 412, 422, 503, 507), **write),
         ]  # fmt: skip
@@ -144,7 +145,8 @@ class AppHandlers(Handlers):
         identity, who = request.match_info["identity"], caller(request)
         async with self._ctx.http.read_json(request, AppChange) as requested:
             check_free(requested.host, request.host)
-            row = await finish(self._apps.change(identity, requested, who, expected(request)))
+            tags = expected(request, requested.version)
+            row = await finish(self._apps.change(identity, requested, who, tags))
         self._note(request, "changed the application", row["name"])
         return await self._answer(request, row, ChangedApp)
 
@@ -176,8 +178,9 @@ class AppHandlers(Handlers):
     async def change_route(self, request: web.Request) -> web.Response:
         """Change how requests reach a model."""
         app, model = request.match_info["identity"], request.match_info["model"]
-        async with self._ctx.http.read_json(request, NewRoute) as requested:
-            change = self._models.change(app, model, requested, caller(request), expected(request))
+        async with self._ctx.http.read_json(request, RouteChange) as requested:
+            tags = expected(request, requested.version)
+            change = self._models.change(app, model, requested, caller(request), tags)
             revision = await finish(change)
         self._note(request, f"changed {model!r} in the application", app)
         return tagged(self._ctx, Status(), revision)

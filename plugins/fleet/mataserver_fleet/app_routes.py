@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import InvalidParams, NotFound
 from mataserver_database import Sorting
 from mataserver_fleet.apps import touch_app
-from mataserver_fleet.pages import date
+from mataserver_fleet.pages import Version, date
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permissions import check_manages
 from mataserver_fleet.store import check_revision, find, text
@@ -52,6 +52,12 @@ class NewRoute(Struct, kw_only=True, forbid_unknown_fields=True):
     paths: Annotated[list[PublicPath], Meta(min_length=1, max_length=32)] | UnsetType = UNSET
     weights: Annotated[dict[Number, Weight], Meta(max_length=32)] | UnsetType = UNSET
     mirror: Number | UnsetType | None = UNSET
+
+
+class RouteChange(NewRoute, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH`` there: what is left out stays. ``version`` is the application's."""
+
+    version: Version | UnsetType | None = UNSET
 
 
 class RouteView(Struct, kw_only=True):
@@ -150,11 +156,8 @@ class AppRoutes:
         *,
         own: bool,
     ) -> None:
-        given = {
-            name: value
-            for name, value in msgspec.structs.asdict(requested).items()
-            if value is not UNSET
-        }
+        fields = {name: getattr(requested, name) for name in NewRoute.__struct_fields__}
+        given = {name: value for name, value in fields.items() if value is not UNSET}
         values: dict[str, Any] = {
             name: text(value) for name, value in given.items() if name != "mirror"
         }

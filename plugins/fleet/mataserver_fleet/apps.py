@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import BadRequest, Conflict, InvalidParams
 from mataserver_database import Sorting
 from mataserver_fleet.gateway.matching import host_name
+from mataserver_fleet.pages import Version
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permissions import Forbidden, check_manages
 from mataserver_fleet.store import check_revision, find, insert
@@ -72,6 +73,7 @@ class AppChange(Struct, kw_only=True, forbid_unknown_fields=True):
     gpus: Gpus | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     resend: bool | UnsetType = UNSET
+    version: Version | UnsetType | None = UNSET
 
 
 class Apps:

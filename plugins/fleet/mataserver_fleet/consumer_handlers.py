@@ -119,7 +119,8 @@ class ConsumerHandlers(Handlers):
         """Change a consumer."""
         name = request.match_info["consumer"]
         async with self._ctx.http.read_json(request, ConsumerChange) as requested:
-            row = await finish(self._consumers.change(name, requested, expected(request)))
+            tags = expected(request, requested.version)
+            row = await finish(self._consumers.change(name, requested, tags))
         self._note(request, "changed the consumer", row["name"])
         return self._answer(row)
 

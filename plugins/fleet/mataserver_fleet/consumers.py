@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_database import Sorting
 from mataserver_fleet.apps import touch_app, touch_apps
-from mataserver_fleet.pages import date
+from mataserver_fleet.pages import Version, date
 from mataserver_fleet.permissions import check_manages, check_owns
 from mataserver_fleet.store import check_revision, find, insert
 from mataserver_fleet.tables import APPS, CONSUMERS, LINKS
@@ -42,15 +42,6 @@ ConsumerTags = Annotated[
 Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
-class NewConsumer(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``POST /api/consumers``: ``rate`` is requests a minute, ``quota`` requests a day."""
-
-    name: ConsumerName
-    tags: ConsumerTags = ""
-    rate: Rate | None = None
-    quota: Rate | None = None
-
-
 class LinkedConsumer(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /api/apps/{identity}/consumers/{consumer}``, whose body may be left out."""
 
@@ -59,12 +50,19 @@ class LinkedConsumer(Struct, kw_only=True, forbid_unknown_fields=True):
     quota: Rate | None = None
 
 
+class NewConsumer(LinkedConsumer, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/consumers``: ``rate`` is requests a minute, ``quota`` requests a day."""
+
+    name: ConsumerName
+
+
 class ConsumerChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """``PATCH /api/consumers/{consumer}``: null takes a limit away."""
 
     tags: ConsumerTags | UnsetType = UNSET
     rate: Rate | UnsetType | None = UNSET
     quota: Rate | UnsetType | None = UNSET
+    version: Version | UnsetType | None = UNSET
 
 
 class ConsumerView(Struct, kw_only=True):

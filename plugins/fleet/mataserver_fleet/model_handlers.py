@@ -15,12 +15,14 @@ from mataserver_fleet.loading import LoadResponse, ModelLoader
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, ModelViews
 from mataserver_fleet.models import Description, Models
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     FORCE,
     IF_MATCH,
     JSON,
     MAX_BODY,
     READ,
     Status,
+    Version,
     caller,
     expected,
     flag,
@@ -58,9 +60,10 @@ class ModelList(Struct, kw_only=True):
 
 
 class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``PATCH /api/models/{identity}``."""
+    """``PATCH /api/models/{identity}``: ``version`` is that of its ``ETag``."""
 
     description: Description
+    version: Version | UnsetType | None = UNSET
 
 
 class UnloadRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +106,7 @@ class ModelHandlers(Handlers):
             Route("PATCH", path, self.change, "Describe a model", headers=IF_MATCH,
                   request=(Body(JSON, ModelChange, {"description": "Reads shelves"}),),
                   response=(Body(JSON, ChangedModel),),
-                  errors=(400, 404, 408, 412, 413, 415, 422, 503, 507), **write),
+                  errors=(*BODY_ERRORS, 404, 412), **write),
             Route("DELETE", path, self.remove, "Unload a model and remove it", parameters=FORCE,
                   headers=IF_MATCH, response=done,
                   errors=(404, 409, 412, 422, 502, 503, 507), **write),
@@ -154,8 +157,8 @@ class ModelHandlers(Handlers):
         """Describe a model."""
         identity = request.match_info["identity"]
         async with self._ctx.http.read_json(request, ModelChange) as requested:
-            work = self._models.describe(identity, requested.description, expected(request))
-            row = await finish(work)
+            tags = expected(request, requested.version)
+            row = await finish(self._models.describe(identity, requested.description, tags))
         self._note(request, "described the model", row["name"])
         (shown,) = await finish(self._views(request).models([row]))
         return tagged(self._ctx, ChangedModel(**shown), row["revision"])

@@ -6,12 +6,13 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from mataserver import PRINCIPAL, InvalidParams
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from msgspec import UnsetType
 
     from mataserver import Context, Principal
 
@@ -31,8 +32,21 @@ IF_MATCH: dict[str, tuple[Any, bool, str]] = {
         "The ETag that was read: 412 if it was changed since.",
     ),
 }
-Tags = frozenset[str]
-"""What a thing may be tagged with for a change of it to count."""
+Version = (
+    Annotated[int, Meta(ge=0, lt=2**53)]
+    | Annotated[str, Meta(min_length=1, max_length=128, description="an ETag without its quotes")]
+)
+"""What a body may say instead of ``If-Match``: a thing's ``ETag`` without the quotes."""
+
+
+class Tags(Struct, frozen=True):
+    """What a thing must be tagged with for a change of it to count; None is anything.
+
+    ``named`` are those of ``If-Match``, of which one suffices, ``version`` is the body's.
+    """
+
+    named: frozenset[str] | None
+    version: str | None
 
 
 class FleetProblem(Struct, frozen=True):
@@ -97,18 +111,19 @@ def tagged(ctx: Context, value: object, revision: int | str, status: int = 200) 
     return response
 
 
-def expected(request: web.Request) -> Tags | None:
-    """Return the revisions of ``If-Match``, None for any. Raises ``InvalidParams``.
+def expected(request: web.Request, version: Version | UnsetType | None = UNSET) -> Tags | None:
+    """Return what ``If-Match`` and a body's ``version`` expect. Raises ``InvalidParams``.
 
-    One that a proxy weakened, since it compressed the answer, counts too.
+    A tag that a proxy weakened, since it compressed the answer, counts too.
     """
+    own = None if version is UNSET or version is None else str(version)
     given = ",".join(request.headers.getall("If-Match", ["*"])).strip()
     if given == "*":
-        return None
+        return None if own is None else Tags(None, own)
     found = [_TAG.fullmatch(each.strip()) for each in given.split(",")]
     if not all(found):
         raise InvalidParams("If-Match: must be an ETag that was read here")
-    return frozenset(each[1] for each in found if each is not None)
+    return Tags(frozenset(each[1] for each in found if each is not None), own)
 
 
 def date(seconds: float | None) -> str | None:

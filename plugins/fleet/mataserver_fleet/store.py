@@ -149,14 +149,21 @@ async def insert(connection: Connection, table: sa.Table, row: dict[str, Any]) -
 
 
 def check_revision(row: sa.RowMapping, expected: Tags | None) -> None:
-    """Raise ``StaleError`` when a row is of no revision that is expected."""
+    """Raise as ``check_tag`` when a row is of no revision that is expected."""
     check_tag(str(row["revision"]), expected)
 
 
 def check_tag(now: str, expected: Tags | None) -> None:
-    """Raise ``StaleError`` for a thing that is tagged otherwise than is expected."""
-    if expected is not None and now not in expected:
+    """Raise for a thing that is tagged otherwise than is expected.
+
+    ``StaleError`` by ``If-Match``, else ``Conflict`` by the ``version`` of a body.
+    """
+    if expected is None:
+        return
+    if expected.named is not None and now not in expected.named:
         raise StaleError(f"It was changed meanwhile: it is revision {now} now")
+    if expected.version not in {None, now}:
+        raise Conflict(f"version: it was changed meanwhile: its ETag says {now} now")
 
 
 def text(value: object) -> str:

@@ -120,7 +120,8 @@ class TritonHandlers(Handlers):
             moved = address_of(requested, requested.host or requested.ip or known["host"])
             await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
             self._check_path(requested.path or None)
-            row = await finish(self._tritons.change(identity, requested, expected(request)))
+            tags = expected(request, requested.version)
+            row = await finish(self._tritons.change(identity, requested, tags))
         self._note(request, "changed the Triton", row["name"])
         return self._answer(row, ChangedTriton)
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Conflict, InvalidParams
 from mataserver_database import Sorting
-from mataserver_fleet.pages import date
+from mataserver_fleet.pages import Version, date
 from mataserver_fleet.placement_requests import place_everywhere
 from mataserver_fleet.store import check_revision, find, insert
 from mataserver_fleet.tables import MODELS, PLACEMENTS, TRITONS
@@ -59,7 +59,8 @@ class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
 class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """``PATCH /api/tritons/{identity}``: what is left out stays.
 
-    null takes away what a Triton need not have; an empty ``path`` does, too.
+    null takes away what a Triton need not have; an empty ``path`` does, too. ``version`` is that of
+    its ``ETag``, not that of the program.
     """
 
     name: TritonName | None = None
@@ -70,6 +71,7 @@ class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
     metrics_port: Port | UnsetType | None = UNSET
     gpus: Annotated[int, Meta(ge=0, le=1024)] | UnsetType | None = UNSET
     path: RepositoryPath | UnsetType | None = UNSET
+    version: Version | UnsetType | None = UNSET
 
 
 class ServedModel(Struct, frozen=True):

@@ -20,6 +20,7 @@ from mataserver_fleet.pages import (
     MAX_BODY,
     FleetProblem,
     Status,
+    Version,
     caller,
     expected,
     tagged,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mataserver_accounts.records import User
     from mataserver_accounts.users import Check
     from mataserver_database import Connection
+    from mataserver_fleet import pages
     from mataserver_fleet.permissions import LockUser
 
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -70,6 +72,7 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     old_password: Password | UnsetType = UNSET
     role: Role | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
+    version: Version | UnsetType | None = UNSET
 
 
 class UserView(Struct, kw_only=True):
@@ -178,7 +181,7 @@ class UserHandlers(Handlers):
                 await self._check_own(request, user, requested)
             changed = await self._people.change(
                 user.id,
-                check=self._unchanged(request, user),
+                check=self._unchanged(user, expected(request, requested.version)),
                 password=requested.password or None,
                 role=requested.role or None,
                 tags=None if requested.tags is UNSET else _tags(requested.tags),
@@ -188,8 +191,8 @@ class UserHandlers(Handlers):
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
-        user = await self._people.to_remove(request.match_info["identity"])
-        await self._people.remove(user, self._unchanged(request, user), asked_by=caller(request))
+        user, tags = await self._people.to_remove(request.match_info["identity"]), expected(request)
+        await self._people.remove(user, self._unchanged(user, tags), asked_by=caller(request))
         self._note(request, "removed the user", user.name)
         return self._ctx.http.respond(Status())
 
@@ -217,13 +220,12 @@ class UserHandlers(Handlers):
         self._note(request, f"no longer authorised for {app!r} the user", user.name)
         return tagged(self._ctx, Status(), _tag(*state))
 
-    def _unchanged(self, request: web.Request, user: User) -> Check:
-        """Return what raises ``StaleError`` for a state of a user that ``If-Match`` does not name.
+    def _unchanged(self, user: User, tags: pages.Tags | None) -> Check:
+        """Return what raises as ``check_tag`` for a state of a user that is not expected.
 
         It reads the applications by the connection that changes the user: neither can change
         between that and its commit.
         """
-        tags = expected(request)
 
         async def check(revision: str, connection: Connection) -> None:
             check_tag(_tag(revision, await apps_of(connection, user.id)), tags)
@@ -232,7 +234,7 @@ class UserHandlers(Handlers):
 
     def _held(self, request: web.Request, user: User) -> LockUser:
         """Return what holds a user for a transaction, and raises as ``_unchanged``."""
-        check = self._unchanged(request, user)
+        check = self._unchanged(user, expected(request))
 
         async def hold(connection: Connection) -> str:
             revision = await self._people.hold(connection, user.id)

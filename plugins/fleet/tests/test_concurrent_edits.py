@@ -86,6 +86,47 @@ async def test_each_change_by_its_tag(serve, caplog):
                 assert method == "DELETE"
 
 
+async def test_each_change_by_its_version(serve):
+    """The tag stands in the body as well: stale it is 409, behind a stale ``If-Match`` 412.
+
+    A number may be text, since a user's is. Nothing is done by one that is refused.
+    """
+    async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
+        await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
+        await push(client, "m", {"model.onnx": adding(1)})
+        for path, body in (("apps", {"name": "a"}), ("consumers", {"name": "c"})):
+            await client.made(f"/api/{path}", body)
+        await client.made("/api/apps/a/routes/m")
+        await client.person("ada")
+        for read, method, path, given in EDITS:
+            if method != "PATCH" or "json" not in given:
+                continue
+            await client.ask("GET", read)
+            tag = client.headers["ETag"]
+
+            async def ask(version, body=given["json"], headers=None, where=path):
+                edit = {"json": {**body, "version": version}, "headers": headers or {}}
+                return await client.ask("PATCH", where, **edit)
+
+            for stale in (0, "0", "2.50.0"):
+                status, answer = await ask(stale)
+                assert (status, set(answer)) == (409, {"detail", "error"}), (path, answer)
+                assert tag.strip('"') in answer["detail"]
+            assert (await ask(0, headers=STALE))[0] == 412
+            assert (await ask(tag.strip('"'), headers=STALE))[0] == 412
+            assert (await ask(0, headers={"If-Match": tag}))[0] == 409
+            for wrong in (-1, True, 1.5, "", "x" * 129):
+                assert (await ask(wrong))[0] == 422, (path, wrong)
+            await client.ask("GET", read)
+            assert client.headers["ETag"] == tag, path
+            own = tag.strip('"')
+            status, answer = await ask(int(own) if own.isdigit() else own)
+            assert status == 200, (path, answer)
+            await client.ask("GET", read)
+            assert client.headers["ETag"] != tag, path
+            assert (await ask(own))[0] == 409, path
+
+
 async def test_what_goes_as_a_whole_changes_what_had_it(serve):
     """An application that loses a consumer or a model, a model that loses a Triton: by its tag."""
     async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
