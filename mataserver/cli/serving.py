@@ -13,6 +13,7 @@ import click
 
 from mataserver import __version__, config
 from mataserver.cli.environment import config_option, naming, take_hub_variables
+from mataserver.config import anonymous
 from mataserver.config.addresses import is_loopback, local_url
 from mataserver.config.credentials import key_file, server_keys
 from mataserver.errors import MataError
@@ -57,6 +58,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     note_configuration(config_file)
     take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
+    anonymous.warn(settings, os.environ, config.dotenv(Path.cwd()))
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         log.warning(
             "AUTHENTICATION IS OFF and the server listens on %s: anyone who can reach it may use "

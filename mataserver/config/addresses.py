@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mataserver.config.settings import EVERY
 
 if TYPE_CHECKING:
-    from mataserver.config import Settings
+    from mataserver.config.settings import Settings
 
 
 def is_loopback(host: str) -> bool:

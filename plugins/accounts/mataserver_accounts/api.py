@@ -67,16 +67,17 @@ class AccountsService:
 def check_enabled(wish: str, mode: str) -> None:
     """Raise ``MataError`` for an ``AUTH_ENABLED`` that is not what the server does.
 
-    Whether it asks for credentials is ``auth_mode`` alone: one variable, perhaps left over from
-    another program, must not open it.
+    A "false" has set ``auth_mode`` where it may: the variable, perhaps left over from another
+    program, opens no server that others reach, and none that is to ask.
     """
     word = wish.strip().lower()
     if word and word not in _TRUE | _FALSE:
         raise MataError("environment: AUTH_ENABLED: must be true or false")
     if word in _FALSE and mode != "none":
         raise MataError(
-            "environment: AUTH_ENABLED=false: this server asks for keys and tokens; "
-            "set auth_mode: none if it shall answer everybody"
+            "environment: AUTH_ENABLED=false: this server asks for keys and tokens: auth_mode says "
+            "so, or host is not the loopback alone, or trust_proxy is set; set auth_mode: none if "
+            "it shall answer everybody"
         )
     if word in _TRUE and mode == "none":
         raise MataError(

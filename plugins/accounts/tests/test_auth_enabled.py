@@ -1,0 +1,121 @@
+"""``AUTH_ENABLED=false``: everybody is answered on the loopback, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.error
+import urllib.request
+
+import pytest
+
+from cli_terminal import Terminal, said, serving
+from mataserver import config
+
+OFF = {"AUTH_ENABLED": "false"}
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    """A command line without the variable."""
+    monkeypatch.delenv("AUTH_ENABLED", raising=False)
+    return Terminal(tmp_path, monkeypatch)
+
+
+def ask(url, **headers):
+    """Return the status of a request without a key."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, None
+
+
+def mode(folder, environ, yaml="", dotenv="", **options):
+    """Return ``auth_mode``, and its origin, from these sources."""
+    (folder / "mataserver.yaml").write_text(yaml)
+    (folder / ".env").write_text(dotenv)
+    settings, origins = config.read(environ=environ, directory=folder, **options)
+    return settings.auth_mode, origins.get("auth_mode")
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_on_the_loopback(tmp_path, host):
+    """Wherever the host is given, only this machine reaches it, and it is the environment's."""
+    assert mode(tmp_path, OFF, host=host) == ("none", "environment")
+    if host is not None:
+        assert mode(tmp_path, OFF, yaml=f"host: '{host}'") == ("none", "environment")
+        assert mode(tmp_path, OFF | {"SERVER_HOST": host})[0] == "none"
+
+
+@pytest.mark.parametrize("word", ["0", "no", "OFF", " False "])
+def test_the_words_for_no(tmp_path, word):
+    """These words are a no; all others leave the mode as it is."""
+    assert mode(tmp_path, {"AUTH_ENABLED": word})[0] == "none"
+    for other in ("", "true", "nope"):
+        assert mode(tmp_path, {"AUTH_ENABLED": other}) == ("api_key", None)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.0.2.1", "::ffff:0.0.0.0", "box.lan"])
+def test_where_others_reach_it(tmp_path, host):
+    """A host that is not the loopback is not opened, by whatever source; an option wins."""
+    if host:  # an empty one is refused as such
+        assert mode(tmp_path, OFF, yaml=f"host: '{host}'") == ("api_key", None)
+        assert mode(tmp_path, OFF, yaml=f"host: '{host}'", host="127.0.0.1")[0] == "none"
+    assert mode(tmp_path, OFF, yaml="host: 127.0.0.1", host=host or "0.0.0.0")[0] == "api_key"
+    assert mode(tmp_path, OFF, yaml="trust_proxy: true") == ("api_key", None)
+
+
+def test_what_counts_more(tmp_path):
+    """An ``auth_mode`` that somebody wrote, a disabled plugin, and a variable of ``.env``."""
+    for yaml in ("auth_mode: api_key", "plugins: {disabled: [mataserver-accounts]}"):
+        assert mode(tmp_path, OFF, yaml=yaml)[0] == "api_key"
+    assert mode(tmp_path, OFF, dotenv="MATA_SERVER_AUTH_MODE=api_key")[0] == "api_key"
+    assert mode(tmp_path, OFF, yaml="auth_mode: none") == ("none", "yaml")
+    assert mode(tmp_path, {}, dotenv="AUTH_ENABLED=false") == ("api_key", None)
+    assert mode(tmp_path, {"AUTH_ENABLED": "true"}, dotenv="AUTH_ENABLED=false")[0] == "api_key"
+
+
+def test_without_the_plugin(tmp_path, monkeypatch):
+    """Where accounts are not installed the variable means nothing."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    assert mode(tmp_path, OFF) == ("api_key", None)
+
+
+def test_a_server_that_answers_everybody(terminal, monkeypatch):
+    """It warns once and makes no key; pages of others, and names that are not its own, are refused.
+
+    A reload does not change it.
+    """
+    monkeypatch.setenv("AUTH_ENABLED", "false")
+    with serving(terminal) as server:
+        assert server.log.count("AUTH_ENABLED=false: AUTHENTICATION IS OFF") == 1
+        assert server.value("API key") == "none is needed (auth_mode is none)"
+        assert not (terminal.data / "api_key").exists()
+        assert ask(f"{server.url}/v1/users")[0] == 200
+        assert ask(f"{server.url}/v1/models", Host="rebound.example")[0] == 403
+        (terminal.home / "mataserver.yaml").write_text("auth_mode: api_key")
+        server.process.send_signal(signal.SIGHUP)
+        said(server, "restart the server to change auth_mode")
+        assert ask(f"{server.url}/v1/users")[0] == 200
+
+
+def test_in_dotenv(terminal):
+    """There it is ignored, and the log says so."""
+    (terminal.home / ".env").write_text("AUTH_ENABLED=false")
+    with serving(terminal) as server:
+        assert ".env: AUTH_ENABLED is ignored" in server.log
+        assert ask(f"{server.url}/v1/users")[0] == 401
+
+
+@pytest.mark.parametrize(
+    "more", [{"MATA_SERVER_HOST": "0.0.0.0"}, {"MATA_SERVER_AUTH_MODE": "api_key"}]
+)
+def test_a_server_that_must_ask(terminal, monkeypatch, more):
+    """It does not start, and says what to write."""
+    for name, value in (OFF | more).items():
+        monkeypatch.setenv(name, value)
+    done = terminal.finish("serve", "--port", "0")
+    assert done.returncode == 1
+    assert "AUTH_ENABLED=false: this server asks" in done.stderr
+    assert "auth_mode: none" in done.stderr
