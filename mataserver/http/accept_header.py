@@ -23,19 +23,12 @@ A wildcard selects JSON.
 """
 
 
-def preferred_format(accept: str | None) -> Format:
-    """Return the format with the highest weight, the first of equal ones; JSON if none is."""
-    if accept is None:
-        return "json"
-    return _best_format(accept)[0]
-
-
 def prefers_events(accept: str) -> bool:
     """Whether events are accepted by name, with at least the weight of any whole answer."""
     if EVENT_STREAM not in accept.lower():
         return False
     weight = max((each for kind, each in _weights(accept) if kind == EVENT_STREAM), default=0.0)
-    return weight > 0 and weight >= _best_format(accept)[1]
+    return weight > 0 and weight >= best_format(accept)[1]
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
@@ -44,10 +37,10 @@ def accepts_gzip(accept_encoding: str) -> bool:
     return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
-def _best_format(accept: str) -> tuple[Format, float]:
-    """Return the format with the highest weight, and that weight: 0 if none is accepted.
+def best_format(accept: str) -> tuple[Format, float]:
+    """Return the format with the highest weight, and that weight: JSON and 0 if none is accepted.
 
-    The most specific range determines a format's weight.
+    Of equal ones it is the first. The most specific range determines a format's weight.
     """
     weights: dict[Format, tuple[int, float]] = {}
     for kind, weight in _weights(accept):

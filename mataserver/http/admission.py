@@ -59,8 +59,8 @@ async def admit(
     known = relay.asserted_principal(request) if route.held and relay is not None else None
     try:
         await gate.admit(request, route, known)
-    except auth.Forbidden as error:
-        if error.unknown and route.denied == auth.Unauthorized.status:
+    except auth.UnknownKey as error:
+        if route.denied == auth.Unauthorized.status:
             raise auth.Unauthorized(error.detail) from None
         raise
 

@@ -41,14 +41,10 @@ class Forbidden(MataError):
     """403: a well-formed key that is not accepted, or lacks a permission."""
 
     status = 403
-    unknown = False
-    """Whether the key itself is not accepted, as opposed to lacking a permission."""
 
 
 class UnknownKey(Forbidden):
     """403: an unknown key. A route may answer 401 instead."""
-
-    unknown = True
 
 
 class AllowedPages(NamedTuple):

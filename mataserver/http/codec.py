@@ -63,8 +63,9 @@ class LargePayload(Payload):
 
 
 def requested_format(request: web.Request) -> Format:
-    """Return the answer's format according to ``Accept``."""
-    return accept_header.preferred_format(request.headers.get("Accept"))
+    """Return the answer's format according to ``Accept``; JSON without it."""
+    accept = request.headers.get("Accept")
+    return "json" if accept is None else accept_header.best_format(accept)[0]
 
 
 def respond(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.http import proxies
-from mataserver.http.auth import FOREIGN_ORIGIN, Forbidden
-from mataserver.http.browsers import SESSION_SECONDS, cookie_name, is_foreign
+from mataserver.http import origins, proxies
+from mataserver.http.browsers import SESSION_SECONDS, cookie_name
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,10 +46,7 @@ class Cookies:
         cookie = self._cookie(request)
         if not cookie:  # another site's request lacks it, and yet would delete it by the answer
             return
-        scheme = proxies.scheme(request, trusted=self._trust_proxy)
-        host = proxies.host(request, trusted=self._trust_proxy)
-        if is_foreign(request.headers, scheme, host, ()):
-            raise Forbidden(FOREIGN_ORIGIN)
+        origins.check(request, (), trust_proxy=self._trust_proxy)
         self._browsers.end(cookie)
         response.del_cookie(self._name(request), path="/")
 

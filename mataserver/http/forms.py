@@ -10,7 +10,8 @@ from aiohttp import hdrs
 from multipart import MultipartSegment, PushMultipartParser, parse_options_header
 
 from mataserver.contract.bodies import Form
-from mataserver.errors import BadRequest, InvalidParams, MataError
+from mataserver.errors import BadRequest, InvalidParams
+from mataserver.http.bodies import UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,6 @@ MAX_FRAME_BYTES = 4_096
 _CRLF, _END = b"\r\n", b"--\r\n"
 
 
-class FormRequired(MataError):
-    """415: the body is not a form."""
-
-    status = 415
-
-
 def declared_type(request: web.Request) -> tuple[str, str]:
     """Return a body's declared content type, and its boundary."""
     kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
@@ -44,11 +39,11 @@ def declared_type(request: web.Request) -> tuple[str, str]:
 def boundary(request: web.Request) -> str:
     """Return the boundary of a form's parts, empty if it is not declared.
 
-    Raises ``FormRequired``.
+    Raises ``UnsupportedMediaType`` for a body that is no form.
     """
     kind, limit = declared_type(request)
     if kind != FORM:
-        raise FormRequired(f"Content-Type must be {FORM}")
+        raise UnsupportedMediaType(f"Content-Type must be {FORM}")
     return limit
 
 

@@ -62,14 +62,14 @@ class RepeatedRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """The cached properties of a head sent by ``owner``; a service has claimed its requests.
+    """The cached properties of a head sent by ``owner``.
 
     ``limit`` and ``seconds`` are the limits of its body, ``label`` is its label in metrics. Further
-    requests are answered by ``repeat``, each in what ``make_request`` returns.
+    requests are answered by ``repeat``, each in what ``make_request`` returns. Those of a ``route``
+    are admitted by ``key``, others by the service that claims them.
     """
 
     owner: str
-
     message: RawRequestMessage
     found: UrlMappingMatchInfo
     label: str
@@ -77,14 +77,8 @@ class KnownHead:
     seconds: float
     repeat: InferRepeat | RepeatedClaim
     make_request: Callable[..., RepeatedRequest]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownRouteHead(KnownHead):
-    """The head of a route's requests, admitted by ``key``."""
-
-    route: Route
-    key: str
+    route: Route | None = None
+    key: str = ""
 
 
 class HeadCache:
@@ -108,14 +102,14 @@ class HeadCache:
             return None
         return known if known.repeat.is_current() else None
 
-    def caller(self, head: bytes, known: KnownRouteHead) -> Principal | None:
+    def caller(self, head: bytes, key: str, route: Route) -> Principal | None:
         """Return the sender of a known head; if it is not authorized any more, forget the head.
 
         Must be the last check: a service counts it as a request, and a request that then takes the
         general path is counted twice. Claimed requests are authorized by their service.
         """
-        principal = self.middleware.gate.owner(known.key)
-        if principal is not None and principal.may(known.route.needs):
+        principal = self.middleware.gate.owner(key)
+        if principal is not None and principal.may(route.needs):
             return principal
         del self._known[head]
         return None
@@ -146,7 +140,7 @@ class HeadCache:
             return
         owner = "" if principal is None else principal.id
         common = self._common_fields(request, owner, limits.size, limits.seconds)
-        self._store(head, KnownRouteHead(*common, repeat, make_request, route, key))
+        self._store(head, KnownHead(*common, repeat, make_request, route, key))
 
     def learn_claimed(
         self,

@@ -18,7 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import Unavailable
 from mataserver.http import head_parsing
-from mataserver.http.head_cache import KnownRouteHead, matches_request
+from mataserver.http.head_cache import matches_request
 from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.protocol import HttpConnection, adjust_headers
 from mataserver.http.routing import ROUTE
@@ -139,8 +139,8 @@ class CachingConnection(HttpConnection):
         except Unavailable:
             return False
         caller = None
-        if isinstance(known, KnownRouteHead):
-            caller = self.heads.caller(head.key, known)
+        if known.route is not None:
+            caller = self.heads.caller(head.key, known.key, known.route)
             if caller is None:
                 return False
         share.hold(len(data) - head.end)
@@ -212,7 +212,7 @@ class CachingConnection(HttpConnection):
         made = self._request_factory(known.message, EMPTY_PAYLOAD, self, writer, self._task_handler)
         request = cast("web.Request", made)
         request._match_info = known.found  # noqa: SLF001
-        if isinstance(known, KnownRouteHead):
+        if known.route is not None:
             request[ROUTE] = known.route
         return request
 
