@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from mataserver import Confidence, InvalidParams, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions
+from mataserver_ocr.page_model import PageModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +86,7 @@ def choose_device(wanted: str, torch: Any) -> str:
     return f"cuda:{number}"
 
 
-class EasyOcr:
+class EasyOcr(PageModel[EasyOcrParams]):
     """A word detector, and a few recognisers, opened when a language is first used."""
 
     def __init__(self, engine: Any, settings: EasyOcrSettings, device: str) -> None:
@@ -101,17 +102,13 @@ class EasyOcr:
         """Open the recogniser of the configured language."""
         self._reader(self.codes(self._settings.language))
 
-    def predict(self, images: Sequence[Image], params: Sequence[EasyOcrParams]) -> list[OcrResult]:
-        """Return the words and phrases of each image in reading order.
+    def stream(self, image: Image, params: EasyOcrParams) -> Iterator[OcrResult]:
+        """Yield the words and phrases of an image in reading order.
 
         Raises ``InvalidParams`` for a language that is unknown or cannot be combined with another,
         and ``Unavailable`` when the files of its model are missing.
         """
-        asked = [self.codes(one.language or self._settings.language) for one in params]
-        return [
-            self._read(image, codes, one)
-            for image, codes, one in zip(images, asked, params, strict=True)
-        ]
+        yield self._read(image, self.codes(params.language or self._settings.language), params)
 
     def close(self) -> None:
         """Free the weights."""

@@ -26,9 +26,10 @@ from mataserver import (
     physical_cores,
 )
 from mataserver_ocr import languages, regions
+from mataserver_ocr.page_model import PageModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def choose_device(wanted: str, paddle: Any) -> str:
     return f"gpu:{number or 0}"
 
 
-class PaddleOcr:
+class PaddleOcr(PageModel[PaddleOcrParams]):
     """A few pipelines, one per script, opened when a language is first used."""
 
     def __init__(self, engine: Any, settings: PaddleOcrSettings, device: str, threads: int) -> None:
@@ -139,19 +140,14 @@ class PaddleOcr:
         self._pipeline = lru_cache(settings.readers)(self._open)
         self._pipeline(recogniser_for(settings.language))
 
-    def predict(
-        self, images: Sequence[Image], params: Sequence[PaddleOcrParams]
-    ) -> list[OcrResult]:
-        """Return the lines of each image in reading order.
+    def stream(self, image: Image, params: PaddleOcrParams) -> Iterator[OcrResult]:
+        """Yield the lines of an image in reading order.
 
         Raises ``InvalidParams`` for a language that is unknown, unsupported, or cannot be combined
         with another, and ``Unavailable`` when its models are missing.
         """
-        scripts = [recogniser_for(one.language or self._settings.language) for one in params]
-        return [
-            self._read(image, each, self._min_confidence(one))
-            for image, each, one in zip(images, scripts, params, strict=True)
-        ]
+        script = recogniser_for(params.language or self._settings.language)
+        yield self._read(image, script, self._min_confidence(params))
 
     def close(self) -> None:
         """Free the models."""

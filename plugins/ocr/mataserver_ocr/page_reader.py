@@ -5,13 +5,13 @@ Only the worker imports this module: a server that only registers the backend ne
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mataserver import BadRequest, TextRegion
 from mataserver_ocr import orientation, quads, regions, strips, tiles
+from mataserver_ocr.page_queue import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,17 +36,16 @@ class PageReader:
         self._side = min(settings.detection_side, settings.max_side)
         self._max_side = settings.max_side
         self._timeout = settings.timeout
-        self._deadline = 0.0
+        self._clock = Clock()
         self._reader = orientation.LineReader(self._recognise, self._classify)
 
-    def read(self, image: Image, least: float) -> OcrResult:
+    def read(self, image: Image, least: float, clock: Clock) -> OcrResult:
         """Return the lines of an image RGB uint8 ``[H, W, 3]`` in reading order.
 
         Lines whose confidence is below ``least``, 0 to 1, are left out. Raises ``BadRequest`` when
-        it takes longer than the setting ``timeout``: a page of thousands of lines would otherwise
-        take so long that the server ends the worker, and others' requests with it.
+        ``clock`` has no time left: a page may have thousands of lines.
         """
-        self._deadline = monotonic() + self._timeout
+        self._clock = clock
         height, width = image.shape[:2]
         page, scale = _scaled(image, self._side, self._max_side)
         found = quads.split_long_lines(page, strips.find_lines(page, self._detect, self._side))
@@ -103,7 +102,7 @@ class PageReader:
         return [float(score if label == "180" else 1 - score) for label, score in classes]
 
     def _check_time(self) -> None:
-        if monotonic() > self._deadline:
+        if not self._clock.left:
             raise BadRequest(
                 f"The picture was not read within {self._timeout:g} s: it is too large, "
                 "or has too much text"

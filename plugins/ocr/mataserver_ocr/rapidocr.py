@@ -16,10 +16,11 @@ from msgspec import Meta
 
 from mataserver import Confidence, InvalidParams, Params, Unavailable, physical_cores
 from mataserver_ocr import languages
-from mataserver_ocr.options import step_seconds
+from mataserver_ocr.page_model import PageModel
+from mataserver_ocr.page_queue import PageQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from mataserver import LoadContext, ModelSpec, OcrResult
     from mataserver_ocr.options import RapidOcrSettings
@@ -81,25 +82,27 @@ def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str
     }
 
 
-class RapidOcr:
+class RapidOcr(PageModel[RapidOcrParams]):
     """The model: applies a request's language and confidence; the reader does the rest."""
 
     def __init__(self, reader: PageReader, settings: RapidOcrSettings) -> None:
-        self.step_timeout = step_seconds(settings)
+        self._pages = PageQueue(settings.timeout)
         self._reader = reader
         self._min_confidence = settings.min_confidence
 
-    def predict(self, images: Sequence[Image], params: Sequence[RapidOcrParams]) -> list[OcrResult]:
-        """Return the lines of each image in reading order.
+    def stream(self, image: Image, params: RapidOcrParams) -> Iterator[str | OcrResult]:
+        """Yield empty texts while an image is read, and last its lines in reading order.
 
-        Raises ``InvalidParams`` for a language that the models do not read.
+        Raises ``InvalidParams`` for a language that the models do not read, and ``BadRequest`` for
+        an image that takes longer than the setting ``timeout``.
         """
-        for one in params:
-            check_language(one.language)
-        return [
-            self._reader.read(image, self._min_confidence if least is None else least)
-            for image, least in zip(images, (one.confidence for one in params), strict=True)
-        ]
+        check_language(params.language)
+        least = self._min_confidence if params.confidence is None else params.confidence
+        yield from self._pages.stream(lambda clock: self._reader.read(image, least, clock))
+
+    def close(self) -> None:
+        """End the page that is being read."""
+        self._pages.close()
 
 
 def check_language(codes: str | None) -> None:

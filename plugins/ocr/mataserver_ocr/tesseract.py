@@ -8,24 +8,26 @@ Regions are lines; a confidence is the mean of the words' own, which the engine 
 from __future__ import annotations
 
 import contextlib
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
 
 from mataserver import BadRequest, Confidence, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions, tesseract_program
-from mataserver_ocr.options import step_seconds
+from mataserver_ocr.page_model import PageModel
+from mataserver_ocr.page_queue import PageQueue
 from mataserver_ocr.tesseract_program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec, OcrResult
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.page_queue import Clock
     from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
@@ -56,10 +58,10 @@ class TesseractParams(Params, frozen=True):
 class Engine(Protocol):
     """Runs Tesseract on one picture."""
 
-    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
+    def words(self, image: Image, codes: str, clock: Clock) -> list[Word]:
         """Return the words of a picture in reading order.
 
-        Raises ``TimeoutError`` when it takes longer than ``seconds``, more than 0.
+        Raises ``TimeoutError`` when ``clock`` has no time left.
         """
 
 
@@ -83,22 +85,20 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
     return model
 
 
-class Tesseract:
+class Tesseract(PageModel[TesseractParams]):
     """Reads text line by line with the system's Tesseract."""
 
     def __init__(
         self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
     ) -> None:
         """Keep the parts; ``installed`` are the names of the engine's language data."""
-        self.step_timeout = step_seconds(settings)
+        self._pages = PageQueue(settings.timeout)
         self._settings = settings
         self._installed = installed - NO_LANGUAGES
         self._engine = engine
 
-    def predict(
-        self, images: Sequence[Image], params: Sequence[TesseractParams]
-    ) -> list[OcrResult]:
-        """Return the lines of each image in the engine's reading order.
+    def stream(self, image: Image, params: TesseractParams) -> Iterator[str | OcrResult]:
+        """Yield empty texts while an image is read, and last its lines in the engine's order.
 
         An upside-down or sideways page is read rotated; its boxes are the image's.
 
@@ -106,10 +106,11 @@ class Tesseract:
         installed, ``BadRequest`` for a picture longer than 32,767 pixels, and for one that takes
         longer than the setting ``timeout``.
         """
-        return [
-            self._read(image, self.codes(one.language or self._settings.language), one.confidence)
-            for image, one in zip(images, params, strict=True)
-        ]
+        yield from self._pages.stream(self._reader(image, params))
+
+    def close(self) -> None:
+        """End the page that is being read."""
+        self._pages.close()
 
     def codes(self, given: str) -> str:
         """Return Tesseract's name of the languages ``given``, each of them installed."""
@@ -129,27 +130,31 @@ class Tesseract:
             )
         return language.tesseract
 
-    def _read(self, image: Image, codes: str, least: float) -> OcrResult:
-        height, width = image.shape[:2]
-        if max(height, width) > MAX_SIDE:
+    def _reader(self, image: Image, params: TesseractParams) -> Callable[[Clock], OcrResult]:
+        """Return what reads an image; first check the request."""
+        if max(image.shape[:2]) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
-        begun, timeout = time.monotonic(), self._settings.timeout
+        codes = self.codes(params.language or self._settings.language)
+        return partial(self._read, image, codes, params.confidence)
+
+    def _read(self, image: Image, codes: str, least: float, clock: Clock) -> OcrResult:
+        height, width = image.shape[:2]
         try:
-            found = _lines(self._engine.words(image, codes, timeout), height, width)
+            found = _lines(self._engine.words(image, codes, clock), height, width)
         except TimeoutError:
-            raise BadRequest(f"tesseract did not finish this image within {timeout:g} s") from None
-        left = timeout - (time.monotonic() - begun)
-        if found and left > 0 and _mean_confidence(found) < LOW_CONFIDENCE:
-            turned = self._read_turned(image, codes, left)
+            limit = f"{self._settings.timeout:g} s"
+            raise BadRequest(f"tesseract did not finish this image within {limit}") from None
+        if found and clock.left and _mean_confidence(found) < LOW_CONFIDENCE:
+            turned = self._read_turned(image, codes, clock)
             if _mean_confidence(turned) > _mean_confidence(found) + MIN_GAIN:
                 found = turned
         return regions.result(found, least)
 
-    def _read_turned(self, image: Image, codes: str, seconds: float) -> list[TextRegion]:
-        """Return the lines of an image read upside down; none if that takes longer."""
+    def _read_turned(self, image: Image, codes: str, clock: Clock) -> list[TextRegion]:
+        """Return the lines of an image read upside down; none if there is no time."""
         height, width = image.shape[:2]
         with contextlib.suppress(TimeoutError):
-            words = self._engine.words(image[::-1, ::-1].copy(), codes, seconds)
+            words = self._engine.words(image[::-1, ::-1].copy(), codes, clock)
             return [_rotated_back(each, height, width) for each in _lines(words, height, width)]
         return []
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Unavailable
+from mataserver_ocr.page_queue import BEAT
 from mataserver_ocr.tesseract_words import SPACES, words_of
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.page_queue import Clock
     from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
@@ -40,33 +44,50 @@ class Program:
         """Keep the page segmentation mode."""
         self._mode = settings.segmentation
 
-    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
+    def words(self, image: Image, codes: str, clock: Clock) -> list[Word]:
         """Return the words of one picture."""
         from pytesseract import pytesseract
 
         variables = {"tessedit_create_tsv": "1", "tessedit_create_txt": "1", **SPACES}
-        options = " ".join(f"-c {name}={value}" for name, value in variables.items())
-        try:
-            # Not its ``image_to_data``, which cuts confidences to whole per cents.
-            with pytesseract.save(_portable(image)) as (base, picture):
-                pytesseract.run_tesseract(
-                    picture,
-                    base,
-                    "tsv",
-                    codes,
-                    config=f"--psm {self._mode} {options}",
-                    timeout=seconds,
-                )
-                table, text = (
-                    Path(f"{base}.{kind}").read_text(encoding="utf-8") for kind in ("tsv", "txt")
-                )
-        except pytesseract.TesseractNotFoundError:
-            raise Unavailable(NO_PROGRAM) from None
-        except pytesseract.TesseractError:
-            raise  # a subclass of RuntimeError, but not the timeout below
-        except RuntimeError:
-            raise TimeoutError from None
+        options = [part for each in variables.items() for part in ("-c", "=".join(each))]
+        # Not its ``image_to_data``, which cuts confidences to whole per cents.
+        with pytesseract.save(_portable(image)) as (base, picture):
+            _run([picture, base, "-l", codes, "--psm", str(self._mode), *options], clock)
+            table, text = (
+                Path(f"{base}.{kind}").read_text(encoding="utf-8") for kind in ("tsv", "txt")
+            )
         return words_of(table, text)
+
+
+def _run(arguments: list[str], clock: Clock) -> None:
+    """Run the program, and kill it once ``clock`` is over. pytesseract's own run cannot be ended.
+
+    Raises ``TimeoutError`` when it was killed.
+    """
+    from pytesseract import pytesseract
+
+    try:
+        process = subprocess.Popen(  # noqa: S603 - no shell, and languages are those of the tables
+            [pytesseract.tesseract_cmd, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise Unavailable(NO_PROGRAM) from None
+    with process:
+        errors = _communicate(process, clock)
+    if process.returncode:
+        raise pytesseract.TesseractError(process.returncode, pytesseract.get_errors(errors))
+
+
+def _communicate(process: subprocess.Popen[bytes], clock: Clock) -> bytes:
+    """Wait for the program's end, and return what it wrote of errors."""
+    while clock.left:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=min(BEAT, clock.left))[1]
+    process.kill()
+    raise TimeoutError
 
 
 def _portable(image: Image) -> Any:

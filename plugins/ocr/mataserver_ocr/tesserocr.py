@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_ocr.options import TesseractSettings
+    from mataserver_ocr.page_queue import Clock
     from mataserver_ocr.tesseract_words import Word
 
     Image = NDArray[np.uint8]
@@ -83,13 +84,13 @@ class InProcess:
         self._settings = settings
         self._engine = lru_cache(MAX_LOADED)(self._open)
 
-    def words(self, image: Image, codes: str, seconds: float) -> list[Word]:
-        """Return the words of one picture."""
+    def words(self, image: Image, codes: str, clock: Clock) -> list[Word]:
+        """Return the words of one picture; a clock that is stopped meanwhile does not end it."""
         height, width = image.shape[:2]
         engine = self._engine(codes)
         try:
             engine.SetImageBytes(image.tobytes(), width, height, 3, 3 * width)
-            if not engine.Recognize(max(1, round(seconds * 1000))):
+            if not engine.Recognize(max(1, round(clock.left * 1000))):
                 raise TimeoutError
             return words_of(engine.GetTSVText(0), engine.GetUTF8Text())
         finally:

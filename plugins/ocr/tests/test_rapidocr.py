@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mataserver import BadRequest, InvalidParams
-from mataserver_ocr import page_reader
+from mataserver_ocr import page_queue
 from mataserver_ocr.rapidocr import RapidOcrParams
 
 SIGN = "Gate 7\nLoading zone\nMax 3.5 t"
@@ -190,7 +190,7 @@ def test_a_page_that_takes_too_long_is_given_up(load, write, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(reader if step == "_detect" else reader._reader, step, slow)
-        patch.setattr(page_reader, "monotonic", lambda: 21.0 * len(calls))
+        patch.setattr(page_queue, "monotonic", lambda: 21.0 * len(calls))
         with pytest.raises(BadRequest, match="within 20 s"):
             read(engine, image)
     assert len(calls) == 1  # the next step was not taken
