@@ -10,6 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator
 
 
@@ -69,3 +70,13 @@ def ends_as_errors() -> Iterator[None]:
         raise
     except BaseException as error:
         raise end_error(error) from error
+
+
+@contextlib.contextmanager
+def ends_logged(log: logging.Logger, message: str, *args: object) -> Iterator[None]:
+    """Log how a plugin's code failed, whatever it raised, and go on behind the context."""
+    try:
+        with ends_as_errors():
+            yield
+    except Exception:
+        log.exception(message, *args)

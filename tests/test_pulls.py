@@ -60,7 +60,7 @@ class Line:
 
         self.ends[name] = asyncio.Event()
         with self.pulls.register(name, tell) as pull:
-            async with pull.slot():
+            async with self.pulls.slot(pull):
                 self.running.append(name)
                 await self.ends[name].wait()
 

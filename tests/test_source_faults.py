@@ -240,7 +240,7 @@ async def test_a_cancelled_pull_ends_its_process(plugin, ask, tmp_path):
         pulls = asked.server.composed.catalog._registrar.pulls
         told = []
         with pulls.register("one", told.append) as one, pulls.register("two", told.append) as two:
-            async with one.slot(), two.slot():
+            async with pulls.slot(one), pulls.slot(two):
                 assert told == []  # both are free
         assert await asked.pull("odd:shouts") == (202, "pulled")
 

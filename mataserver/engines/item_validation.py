@@ -238,16 +238,11 @@ def check_plain(where: str, value: Any, max_depth: int) -> None:
             raise InvalidResultError(f"{where} has a name that is not a string")
         value = value.values()
     elif not isinstance(value, (list, tuple)):
-        if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
+        if not (value is None or isinstance(value, (str, bool)) or _finite(value)):
             raise InvalidResultError(f"{where} holds a {type_name(value)} that is not a JSON value")
         return
     for each in value:
         check_plain(where, each, max_depth - 1)
-
-
-def _is_number(value: object) -> bool:
-    """Whether JSON and MessagePack can both represent a number."""
-    return _fits_64_bits(value) if isinstance(value, int) else _finite(value)
 
 
 def _fits_64_bits(number: int) -> bool:
@@ -264,6 +259,7 @@ def _confidence(where: str, value: Any) -> float:
 
 
 def _finite(value: object) -> bool:
+    """Whether it is a number that JSON and MessagePack can both represent."""
     if isinstance(value, int):
         return not isinstance(value, bool) and _fits_64_bits(value)
     return isinstance(value, float) and math.isfinite(value)

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import NotDispatchedError
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_logged
 
 if TYPE_CHECKING:
     from mataserver.engines.work import Worker
@@ -104,11 +104,8 @@ class ReplicaTable:
         idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.is_alive:
             await idle.wait()
-        try:
-            with ends_as_errors():  # an engine may be a plugin's
-                await worker.close()
-        except Exception:
-            log.exception("a worker could not be closed")
+        with ends_logged(log, "a worker could not be closed"):  # an engine may be a plugin's
+            await worker.close()
         # Only now, and not if cancelled: a close of all workers must still see one that hangs.
         self.workers[index] = None
         self.suspects.discard(index)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.routing import ROUTE
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_logged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,12 +72,9 @@ def render(
         detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
     except msgspec.DecodeError:
         return response  # it has its own form, such as that of a probe
-    try:
-        with ends_as_errors():
-            response.body = _body_of(form, response.status, detail)
-    except Exception:
-        told = "the form of errors %s failed: %s is told in the server's own"
-        log.exception(told, _name_of(form), response.status)
+    told = "the form of errors %s failed: %s is told in the server's own"
+    with ends_logged(log, told, _name_of(form), response.status):
+        response.body = _body_of(form, response.status, detail)
     return response
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from mataserver.errors import MataError
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,12 +94,9 @@ def call_services(
         method_of = getattr(service, method, None)
         if method_of is None:
             continue
-        try:
-            with ends_as_errors():
-                found: T | None = kind(method_of())
-        except Exception:
-            log.exception("%s() of the plugin %s failed", method, name)
-            found = None
+        found: T | None = None
+        with ends_logged(log, "%s() of the plugin %s failed", method, name):
+            found = kind(method_of())
         yield name, found
 
 

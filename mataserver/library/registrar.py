@@ -87,7 +87,7 @@ class ModelRegistrar:
             source = plugin_models.find_source(name, self._plugins)
             if source is not None:
                 check_installed(f"The source {source.spec.name}", source.spec)
-                async with pull.slot():
+                async with self.pulls.slot(pull):
                     entry = await plugin_models.pull(
                         source,
                         task,
@@ -97,7 +97,7 @@ class ModelRegistrar:
                     )
                 return self._register(name, entry)
             hub.validate_repo_id(name)
-            async with pull.slot():
+            async with self.pulls.slot(pull):
                 config = await _fetch_config(name, task, self._plugins)
                 self.match(ModelFiles(name, "hf", None, config), task)
                 await hub.download(name, pull.report)
@@ -212,7 +212,7 @@ class ModelRegistrar:
             from mataserver.sources import packages  # as above
 
             # The lock serializes changes of the environment by pip.
-            async with pull.slot(), self._installing:
+            async with self.pulls.slot(pull), self._installing:
                 await packages.install(
                     backend.packages, lambda line: pull.report(messages.PipOutput(line))
                 )

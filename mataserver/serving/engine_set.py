@@ -14,6 +14,7 @@ from mataserver.contract.engine import EngineContext, EngineSpec
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.errors import MataError
+from mataserver.plugin_ends import ends_logged
 from mataserver.plugins.records import importable
 from mataserver.suggestion import similar
 
@@ -114,10 +115,8 @@ class EngineSet:
 
     async def _close(self, names: Iterable[str]) -> None:
         for name in names:
-            try:
+            with ends_logged(log, "the engine %s did not stop", name):
                 await self._made[name].close()
-            except (Exception, SystemExit):
-                log.exception("the engine %s did not stop", name)
 
     def _make(self, spec: EngineSpec, plugin: Plugin | None) -> Engine:
         options = msgspec.structs.asdict(self._settings)

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.errors import OutOfMemory, Unavailable
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_logged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -72,13 +72,11 @@ class MemoryBudget:
 
     async def measure(self, slot: Slot, worker: Worker) -> None:
         """Measure a model's memory, as far as possible."""
-        try:
-            with ends_as_errors():  # an engine may be a plugin's
-                slot.ram = await worker.memory() or slot.ram
-        except Exception:
-            log.exception("the memory of %s is unknown", slot.plan.spec.name)
+        name = slot.plan.spec.name
+        with ends_logged(log, "the memory of %s is unknown", name):  # an engine may be a plugin's
+            slot.ram = await worker.memory() or slot.ram
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
-        self._residency.set_memory_gauge(slot.plan.spec.name)
+        self._residency.set_memory_gauge(name)
 
     async def make_room(self, slot: Slot) -> None:
         """Evict models until this one fits. Raises ``OutOfMemory`` if it cannot."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mataserver.engines.work import Outcome
 from mataserver.engines.worker_errors import ABANDONED, undispatched_error
 from mataserver.errors import MataError, Unavailable
+from mataserver.plugin_ends import ends_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,15 +87,14 @@ class TextWorker:
 
     async def _run(self, job: Job) -> list[Outcome] | MataError:
         answer: list[Outcome] | MataError = MataError("The model failed")
-        try:
-            async with contextlib.aclosing(self._worker.generate(job)) as items:
-                async for item in items:
-                    if isinstance(item, Outcome):
-                        answer = [item]
-        except MataError as error:
-            return error
-        except (Exception, SystemExit):  # an engine may be a plugin's
-            log.exception("unexpected failure of a worker")
+        with ends_logged(log, "unexpected failure of a worker"):  # an engine may be a plugin's
+            try:
+                async with contextlib.aclosing(self._worker.generate(job)) as items:
+                    async for item in items:
+                        if isinstance(item, Outcome):
+                            answer = [item]
+            except MataError as error:
+                return error
         return answer
 
     def _on_done(self, text_job: _TextJob, task: asyncio.Task[list[Outcome] | MataError]) -> None:

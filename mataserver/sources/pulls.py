@@ -12,7 +12,6 @@ from mataserver.sources.messages import QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
 
     from mataserver.sources.messages import Step
 
@@ -29,20 +28,15 @@ log = logging.getLogger("mataserver.pulls")
 class Pull:
     """The pull of one model: ``position`` is its position in the queue, 0 while not queued."""
 
-    def __init__(self, name: str, pulls: Pulls, on_step: Callable[[Step], None] | None) -> None:
+    def __init__(self, name: str, on_step: Callable[[Step], None] | None) -> None:
         self.position = 0
         self._name = name
-        self._pulls = pulls
         self._on_step = on_step
 
     def report(self, step: Step) -> None:
         """Report progress."""
         if self._on_step is not None:
             self._on_step(step)
-
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a slot and hold it. Raises ``Unavailable`` if the queue is full."""
-        return self._pulls.hold_slot(self)
 
     def move_up(self, position: int) -> None:
         """Wait at a new position, 1 for the next."""
@@ -67,15 +61,18 @@ class Pulls:
         if other is not None:
             detail = f": it waits for its turn, place {other.position}" if other.position else ""
             raise Conflict(f"A pull of {name} is already in progress{detail}")
-        self._in_progress[name] = Pull(name, self, on_step)
+        self._in_progress[name] = Pull(name, on_step)
         try:
             yield self._in_progress[name]
         finally:
             del self._in_progress[name]
 
     @contextlib.asynccontextmanager
-    async def hold_slot(self, pull: Pull) -> AsyncIterator[None]:
-        """Hold a slot; while queued, the pull learns of each new position."""
+    async def slot(self, pull: Pull) -> AsyncIterator[None]:
+        """Wait for a slot and hold it; while queued, the pull learns of each new position.
+
+        Raises ``Unavailable`` if the queue is full.
+        """
         if self._free.locked():
             with self._queued(pull):
                 await self._free.acquire()

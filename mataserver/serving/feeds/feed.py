@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mataserver.contract.sessions import SourceFrame
 from mataserver.errors import MataError
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_as_errors, ends_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,11 +110,8 @@ class Feed:
     async def _close(self) -> None:
         frames, self._frames = self._frames, None
         if frames is not None:
-            try:
-                with ends_as_errors():
-                    await frames.aclose()
-            except Exception:
-                log.exception("a source failed when it was closed")
+            with ends_logged(log, "a source failed when it was closed"):
+                await frames.aclose()
 
 
 def _now() -> float:
