@@ -46,6 +46,10 @@ def box(kind: bytes, *contents: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(data), kind) + data
 
 
+TABLE = box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", box(b"stsd", b"mp4v")))))
+"""A track of another codec."""
+
+
 def smaller(data: bytes) -> bytes:
     """Return an AVIF that says of itself that it has 64x64 pixels."""
     size = struct.pack(">II", 200, 120)
@@ -134,6 +138,38 @@ def test_a_reduced_header():
     assert found == [(1, 10_000, 50), (6, 1, 1)]
 
 
+@pytest.mark.parametrize(("equal", "time"), [("0", 8), ("1" + "00101", 0)])
+def test_all_that_a_sequence_may_say(equal, time):
+    """Times, points of operation and numbers of frames stand before what is looked for."""
+    model = "1" + f"{9:05b}{0:032b}{0:05b}{7:05b}"
+    points = "1" + "00001" + f"{0:012b}{8:05b}1" + "1" + "0" * 21 + "1" + "0000"
+    points += f"{0:012b}{4:05b}" + "0" + "0"
+    sides = f"{15:04b}{15:04b}{9_999:016b}{49:016b}"
+    bits = "00000" + "1" + "0" * 64 + equal + model + points + sides
+    bits += "1" + "0011" + "010" + "0" * 7 + "1" + "00" + "01" + "00"
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    parsed = av1.sequence_of(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+    assert (parsed.width, parsed.height, parsed.bits) == (10_000, 50, (16, 16))
+    for head in ("0" + "001" + "0" * time + "0", "0" + "010" + "1" + "1" + "0"):  # a key, or not
+        for own in (False, True):
+            frame = (head + "0" * 8 + str(int(own))).ljust(64, str(int(not own)))
+            assert av1.has_own_size(int(frame, 2).to_bytes(8, "big"), parsed) == own
+
+
+def test_a_box_whose_length_has_64_bits():
+    """It is one like others: a frame within it is found."""
+    bits = f"0001100000{15:04b}{15:04b}{9_999:016b}{49:016b}"
+    unit = b"\x0a\x08" + int(bits.ljust(64, "0"), 2).to_bytes(8, "big")
+    begin = len(located(1, 1))
+    small = located(1, len(unit), begin=begin + 8)
+    at = small.index(b"meta") - 4
+    content = small[at + 8 :]
+    large = small[:at] + struct.pack(">I4sQ", 1, b"meta", 16 + len(content)) + content + unit
+    avif.check(large, 500_000)
+    with pytest.raises(BadRequest, match="10000x50"):
+        avif.check(large, 499_999)
+
+
 def located(extents: int, size: int, items: int = 1, begin: int = 0) -> bytes:
     """Return an AVIF whose items have so many extents of a size."""
     one = struct.pack(">HHH", 1, 0, extents) + struct.pack(">II", begin, size) * extents
@@ -150,9 +186,10 @@ def located(extents: int, size: int, items: int = 1, begin: int = 0) -> bytes:
         located(60_000, 30_000),
         box(b"ftyp", b"avif\0\0\0\0avif") + box(b"free") * 70_000,
         box(b"ftyp", b"avis\0\0\0\0avis") + box(b"moov", *[box(b"trak")] * 70_000),
+        box(b"ftyp", b"avis\0\0\0\0avis") + box(b"moov", *[TABLE] * 17),
         located(1, 140_000, begin=len(located(1, 1))) + b"\x12\x00" * 70_000,
     ],
-    ids=["extents", "what they share", "boxes", "tracks", "units"],
+    ids=["extents", "what they share", "boxes", "tracks", "tables", "units"],
 )
 def test_too_many_parts(data):
     """They are refused instead of being looked at one by one."""

@@ -206,6 +206,7 @@ def test_a_plain_ppm_is_its_pixels(kind, height, width):
         (b"P6\n70000 1\n255\n" + bytes(210_000), "too large: 70000x1"),
         (b"P6\n2 2\n255\n" + bytes(11), "truncated or damaged"),
         (b"P6\n0 2\n255\n", "cannot be decoded"),
+        (b"P6\n2 2\n99999\n" + bytes(24), "cannot be decoded"),
         (b"P6\n999999999 999999999\n255\n", "too large"),
     ],
 )

@@ -109,6 +109,15 @@ def test_a_jpeg_of_countless_segments(first):
     assert said == "image cannot be decoded: it has over 4096 segments"
 
 
+@pytest.mark.parametrize("exif", [b"", ORIENTED])
+def test_a_jpeg_of_countless_segments_between_its_scans(exif):
+    """They are as many as those before the first scan may be."""
+    data = scans(64, 64, 1, exif=exif)
+    at = data.rindex(b"\xff\xda")
+    said = refused(data[:at] + b"\xff\xfe\0\2" * 4_096 + data[at:])
+    assert said == "image cannot be decoded: it has over 4096 segments"
+
+
 def test_a_png_of_countless_chunks():
     """A million empty chunks are not walked one by one."""
     said = refused(png_with(chunk(b"teSt", b"") * 1_000_000))
@@ -212,6 +221,16 @@ def test_a_tiff_whose_tile_is_far_larger_than_it(tile):
 def test_a_tiff_that_tells_its_tiles_twice(tiles):
     """What Pillow goes by is not what libtiff decodes."""
     assert "metadata are damaged" in refused(tiled(*tiles))
+
+
+@pytest.mark.parametrize(
+    ("number", "shape"),
+    [(float("inf"), (2, 4, 3)), (float("nan"), (2, 4, 3)), (6.0, (4, 2, 3))],
+)
+def test_an_orientation_that_is_a_float(number, shape):
+    """One that is no number turns nothing."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIfI", 8, 1, 0x0112, 11, 1, number, 0)
+    assert media.decode(picture(4, 2, form="JPEG", exif=exif), LIMIT).shape == shape
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 64.0])

@@ -123,6 +123,28 @@ def test_a_colour_that_stands_for_nothing(data, kept):
     assert media.decode(data, LIMIT, "black").tolist() == [[list(BLACK), list(kept)]]
 
 
+def test_grey_of_16_bits_is_legible_on_the_other_ground():
+    """White on white is nothing to read."""
+    data = png(16, 0, b"\x12\x34\xff\xff", b"\x12\x34")
+    assert media.decode(data, LIMIT, legible=True).tolist() == [[list(BLACK), list(WHITE)]]
+
+
+@pytest.mark.parametrize(("kind", "stored", "dropped"), [(1, 100, 199), (2, 200, 200)])
+@pytest.mark.parametrize(("alpha", "mixed"), [("white", 227), ("black", 100), ("drop", None)])
+def test_grey_that_is_multiplied_by_its_alpha(kind, stored, dropped, alpha, mixed):
+    """A TIFF tells by its ExtraSamples whether it is; it means the same colours either way."""
+    samples = bytes([stored, 128, 255, 255])
+    tags = {256: 2, 257: 1, 258: 8 | 8 << 16, 259: 1, 262: 1, 273: 8, 277: 2, 278: 1}
+    tags |= {279: len(samples), 338: kind}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3, 2 if tag == 258 else 1, value) for tag, value in tags.items()
+    )
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8 + len(samples)) + samples + directory
+    found = media.decode(data, LIMIT, alpha).tolist()
+    assert found == [[[dropped if mixed is None else mixed] * 3, [255] * 3]]
+
+
 def bmp(alpha: int) -> bytes:
     """Return a BMP of two red pixels with an alpha mask: one with ``alpha``, one with 0."""
     pixels = bytes((0, 0, 255, alpha, 0, 0, 255, 0))
