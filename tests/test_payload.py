@@ -205,6 +205,7 @@ def said(code, content):
         [b""],
         [b"\xc1"],
         said(9, None),
+        said(9, ["", 0]),
         said(1, 5),
         said(3, ["O", [1], 0]),
         said(3, ["<f8", [1 << 40], 0]),
