@@ -42,10 +42,17 @@ def add_app(ask: FleetClient, name: str, host: str | None, *, resend: bool) -> N
 @click.argument("name")
 @click.argument("model")
 @click.option("--path", "paths", multiple=True, help="May be given several times.")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice(("http", "grpc", "ws")),
+    help="May be given several times [default of a new route: http].",
+)
 @with_client
-def add_route(ask: FleetClient, name: str, model: str, paths: tuple[str, ...]) -> None:
-    """Have an application offer a model."""
-    body = {"paths": list(paths)} if paths else {}
+def add_route(ask: FleetClient, name: str, model: str, **lists: tuple[str, ...]) -> None:
+    """Have an application offer a model, or change how it does."""
+    body = {field: list(values) for field, values in lists.items() if values}
     ask("POST", f"/api/apps/{quote_name(name)}/routes/{quote_name(model)}", body)
     listed = ask("GET", f"/api/apps/{quote_name(name)}/routes")
     for each in listed["routes"]:

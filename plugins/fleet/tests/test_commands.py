@@ -7,6 +7,7 @@ import datetime as dt
 import subprocess
 import sys
 
+import yaml
 from commands_client import client, url
 from onnx_files import adding
 from stand_in_fleet import until
@@ -75,6 +76,20 @@ async def test_an_operators_day(run, tmp_path):
         for command in (("consumers", "rm", "till"), ("apps", "rm", "shop"),
                         ("models", "rm", "shelf"), ("tritons", "rm", "gpu-1")):  # fmt: skip
             assert (await run(*command))[0] == 0
+
+
+async def test_how_a_model_is_called(run, tmp_path):
+    """A route has the protocols that it is given, and keeps its paths."""
+    folder = tmp_path / "shelf"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(adding(1))
+    assert (await run("models", "push", str(folder)))[0] == 0
+    await run("apps", "add", "shop")
+    for protocols, is_now in (((), ["http"]), (("grpc", "ws"), ["grpc", "ws"])):
+        options = (word for each in protocols for word in ("--protocol", each))
+        assert (await run("apps", "route", "shop", "shelf", *options))[0] == 0
+        offered = yaml.safe_load((await run("export"))[1])["apps"]["shop"]["routes"]["shelf"]
+        assert (offered["protocols"], offered["paths"]) == (is_now, ["/v2/models/shelf"])
 
 
 async def test_a_triton_that_is_away(run):
