@@ -22,11 +22,11 @@ RUN --mount=type=bind,from=wheels,source=/wheels/ours,target=/wheels \
 COPY config.yaml /etc/mataserver.yaml
 
 # Inside a container the loopback is nobody's: which addresses are served is said with --publish.
-ENV HOME=/var/lib/mataserver MATA_SERVER_DATA_DIR=/var/lib/mataserver MATA_SERVER_HOST=0.0.0.0
+ENV HOME=/var/lib/mataserver MATA_SERVER_DATA_DIR=/var/lib/mataserver MATA_SERVER_HOST=0.0.0.0 MATA_SERVER_PORT=8110
 WORKDIR /var/lib/mataserver
 VOLUME /var/lib/mataserver
 EXPOSE 8110
 USER 10001:10001
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('MATA_SERVER_PORT', '8110') + '/health', timeout=4)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['MATA_SERVER_PORT'] + '/health', timeout=4)"]
 ENTRYPOINT ["mataserver"]
 CMD ["serve", "--config", "/etc/mataserver.yaml"]

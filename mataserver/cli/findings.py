@@ -202,7 +202,7 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
         findings.notes.append("models are not confined: confine_models is false")
         return
     version = landlock.abi_version()
-    files = f"files (Landlock {version})" if version else "no files (this kernel has no Landlock)"
+    files = f"files (Landlock {version})" if version else "no files (no Landlock, or refused)"
     calls = "system calls" if seccomp.is_available() else "no system calls (no seccomp)"
     findings.notes.append(f"models are confined: {files}, {calls}")
     for provided in plugins.provided:
