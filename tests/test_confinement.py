@@ -91,6 +91,19 @@ async def test_a_child_gets_no_keys(monkeypatch):
     assert seen["GIVEN"] == "x"
 
 
+def test_a_star_stands_for_the_rest_of_a_name_alone():
+    """A listed name is that variable's, and one with a star begins those that it lists."""
+    given = dict.fromkeys(("HOME", "HOMES", "MY_HOME", "LC_", "LC_ALL", "MY_LC_ALL", "lc_all"), "x")
+    assert set(variables.for_child(environment=given)) == {"HOME", "LC_", "LC_ALL"}
+    assert set(variables.for_child(["MY_*", "lc_al"], given)) == {
+        "HOME",
+        "LC_",
+        "LC_ALL",
+        "MY_HOME",
+        "MY_LC_ALL",
+    }
+
+
 def test_the_token_is_the_downloads():
     """The hub's token goes to the download alone, pip's settings to pip alone."""
     given = {"HF_TOKEN": "t", "HF_HOME": "/h", "PIP_INDEX_URL": "https://u:p@host", "X_KEY": "k"}
