@@ -30,7 +30,7 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from mataserver_sam.footage import Footage
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.loading import load_sam3
 from mataserver_sam.memory_pruning import held_bytes
 from mataserver_sam.network import Network

@@ -1,6 +1,7 @@
 """Which models the backends accept, the packages that they need, and their workers' environment.
 
 Nothing is preloaded: onnxruntime and openvino start threads at import, which no fork survives.
+What reads networks is imported when the first is looked at: a server starts without it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
-from mataserver_onnx import bundle as files
-from mataserver_onnx import layouts, outputs, scores, sizes, timm_settings
 from mataserver_onnx.options import ModelOptions, Settings
 
 if TYPE_CHECKING:
@@ -81,6 +80,9 @@ def facts(task: str, given: ModelFiles) -> dict[str, str]:
     """Return how a network's outputs are read. Raises ``MataError`` for one that is not served."""
     if given.path is None:
         return {}
+    from mataserver_onnx import bundle as files
+    from mataserver_onnx import layouts, outputs, scores
+
     options = _options(given)
     bundle = files.open_bundle(given.path, options.file)
     graph, config = bundle.graph, bundle.config
@@ -94,6 +96,9 @@ def facts(task: str, given: ModelFiles) -> dict[str, str]:
 
 
 def _serves(given: ModelFiles, task: str) -> bool:
+    from mataserver_onnx import bundle as files
+    from mataserver_onnx import layouts, sizes, timm_settings
+
     path = given.path
     if path is None or not _is_network(given):
         return False
@@ -118,6 +123,8 @@ def _options(given: ModelFiles) -> ModelOptions:
 
 
 def _is_network(given: ModelFiles) -> bool:
+    from mataserver_onnx import bundle as files
+
     path = given.path
     if path is None or not path.is_dir():
         return path is not None and path.suffix in files.SUFFIXES

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from mataserver_sam.index import Limits
+    from mataserver_sam.limits import Limits
     from mataserver_sam.network import Network
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
-    from mataserver_sam.index import Index, Limits
+    from mataserver_sam.index import Index
+    from mataserver_sam.limits import Limits
 
     Image = NDArray[np.uint8]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,25 +20,14 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
+    from mataserver_sam.limits import Limits
+
 _FALLBACK_RATE = Fraction(25)
 _BEFORE_ZERO = (
     "The video's first frame is before the file's time 0, where a Matroska file cannot be searched:"
     " convert it, for example with `ffmpeg -i FILE NEW.mp4`"
 )
 """libav's search ends at time 0: a later frame was shown for those before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a video: its frames, its length in seconds, the pixels of one frame.
-
-    ``decode_timeout`` are the seconds that one frame may take, with those before it that it needs.
-    """
-
-    frames: int = 100_000
-    seconds: float = 3_600.0
-    pixels: int = 50_000_000
-    decode_timeout: float = 10.0
 
 
 class Index:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_sam.index import Limits
+    from mataserver_sam.limits import Limits
 
 MAX_SIDE = 1_280
 """Pixels; larger frames are scaled down."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver import BadRequest, Unavailable
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 
 if TYPE_CHECKING:
     from mataserver import Context

@@ -9,7 +9,7 @@ import torch
 
 from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_sam.footage import Footage
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.network import Network
 from mataserver_sam.video import Video
 

@@ -12,7 +12,7 @@ import pytest
 
 from mataserver import InvalidParams
 from mataserver_sam.annotated_video import draw_video
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.masks import Mask
 from mataserver_sam.stills import Stills
 from mataserver_sam.video_requests import AnnotatedVideoRequest, DrawnObject, ObjectStyle

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mataserver import BadRequest
 from mataserver_sam.frames import Clip
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 
 COUNT = 12
 UNKNOWN = "coded in an unknown way"

@@ -14,7 +14,8 @@ import pytest
 from mataserver import BadRequest
 from mataserver_sam import frames as frames_module
 from mataserver_sam.frames import Clip
-from mataserver_sam.index import Index, Limits
+from mataserver_sam.index import Index
+from mataserver_sam.limits import Limits
 
 COUNT = 30
 FRAME_BYTES = 80 * 64 * 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mataserver_sam.frames import Clip
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 
 COUNT = 30
 DIVX = b"\x00\x00\x01\xb2DivX503b1393p"

@@ -11,7 +11,7 @@ import torch
 from mataserver import BadRequest, Conflict, InvalidParams, NotFound, Unavailable
 from mataserver_sam.components import Kernels
 from mataserver_sam.footage import Footage
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.loading import load_sam1, load_sam2, load_sam3
 from mataserver_sam.network import Network
 from mataserver_sam.object_track import MAX_PROMPTED_FRAMES

@@ -12,7 +12,7 @@ import pytest
 
 from mataserver import BadRequest
 from mataserver_sam.frames import Clip
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import PromptRequest, PropagateRequest
 from mataserver_sam.videos import Videos

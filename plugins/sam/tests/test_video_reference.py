@@ -16,7 +16,7 @@ from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenc
 from mataserver_sam.encoded_frame import FrameFeatures
 from mataserver_sam.footage import Footage
 from mataserver_sam.frame_object import FrameObject, resolve_overlaps
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.loading import load_sam2, load_sam3
 from mataserver_sam.masks import Mask
 from mataserver_sam.memory_pruning import held_bytes
