@@ -6,24 +6,14 @@ The folder then contains the report, and each model's cloud with a plan view, ca
 import json
 import os
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
-HEADERS = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
+from mataserver_client import Client, MataError
+
 POINT_TYPE = [(name, "<f4") for name in "xyz"] + [("rgb", "u1", 3)]
-
-
-def request(path: str, archive: Path | None = None) -> bytes:
-    body = archive and archive.open("rb")  # streamed: it may be larger than memory
-    headers = HEADERS | {"Content-Type": "application/zip"} if body else HEADERS
-    with urllib.request.urlopen(urllib.request.Request(URL + path, body, headers)) as response:
-        return response.read()
 
 
 def draw(ply: bytes, views: list[dict[str, list[list[float]]]]) -> Image.Image:
@@ -42,31 +32,30 @@ def draw(ply: bytes, views: list[dict[str, list[list[float]]]]) -> Image.Image:
     return picture
 
 
-def main(archive: str, target: str) -> None:
-    job = json.loads(request("/upload", Path(archive)))["job_id"]
-    status = {}
-    while not status.get("finished_at"):
-        time.sleep(1)
-        status = json.loads(request(f"/status/{job}"))
-        print(f"{status['progress']:3d} %  {status['message']}", flush=True)
-    models = json.loads(request(f"/clusters/{job}"))["clusters"]
-    cameras = json.loads(request(f"/download/jobs/{job}/cameras.json"))
-    Path(target).mkdir(exist_ok=True)
-    Path(target, "report.html").write_bytes(request(f"/jobs/{job}/report"))
+def main(archive: str, folder: str) -> None:
+    url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+    with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
+        job_id = client.create_job("reconstruct", upload=client.send_file(archive))
+        for job in client.follow_job(job_id):
+            print(f"{job.progress:3.0f} %  {job.message}", flush=True)
+        if job.state != "done":
+            sys.exit(job.error)
+        client.download_job(job_id, folder)
+        models = client.request("GET", f"/clusters/{job_id}").decode(dict)["clusters"]
+    cameras = json.loads(Path(folder, "cameras.json").read_bytes())
     for model, camera in zip(models, cameras, strict=True):
         if model["filename"]:  # it has points
-            ply = request(f"/download/jobs/{job}/{model['filename']}")
-            Path(target, f"{model['name']}.ply").write_bytes(ply)
-            draw(ply, camera["views"]).save(Path(target, f"{model['name']}.png"))
+            ply = Path(folder, model["filename"]).read_bytes()
+            draw(ply, camera["views"]).save(Path(folder, f"{model['name']}.png"))
 
 
 if len(sys.argv) != 3:
     sys.exit("usage: python examples/reconstruct.py ZIP FOLDER")
 try:
     main(*sys.argv[1:])
-except urllib.error.HTTPError as error:
-    no_route = (detail := json.load(error)["detail"]).startswith("Not found")
+except MataError as error:
     install = "no such API here: pip install ./plugins/{database,jobs,reconstruct}, restart it"
-    sys.exit(f"{error.code}: {install if no_route else detail}")
+    told = install if error.detail.startswith("Not found") else error.detail
+    sys.exit(f"{error.status}: {told}")
 except OSError as error:
     sys.exit(str(error))

@@ -295,8 +295,8 @@ def test_watch_camera(url, video, tmp_path):
 
 def test_annotate_video(url, video, tmp_path):
     """A video is a job's; what was found is counted, and stands in every frame of the new one."""
-    target = tmp_path / "annotated.mp4"
-    printed = python(url, "annotate_video.py", "opencv-qr", video, target)
+    target = tmp_path / "made" / "annotated.mp4"
+    printed = python(url, "annotate_video.py", "opencv-qr", video, target.parent)
     counted = dict(reversed(line.split(maxsplit=1)) for line in printed.splitlines()[-3:])
     assert set(counted) == CODES
     assert int(counted["PALLET-0042"]) > 10

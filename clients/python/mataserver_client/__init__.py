@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from mataserver_client.failures import AuthenticationFailed, BadAnswer, ConnectionFailed
     from mataserver_client.interop import coco_categories, to_coco, to_supervision
     from mataserver_client.pixels import depth_array, mask_array, pixel_bytes
-    from mataserver_client.replies import FrameError, Health, ModelStatus, Session, StreamItem
+    from mataserver_client.replies import (
+        FrameError,
+        Health,
+        Job,
+        ModelStatus,
+        Session,
+        StreamItem,
+    )
     from mataserver_client.results import InferResponse, ModelInfo
     from mataserver_client.stream import Reconnect
     from mataserver_client.synchronous import Client
@@ -47,6 +54,7 @@ __all__ = [
     "Health",
     "InferResponse",
     "InvalidParams",
+    "Job",
     "MataError",
     "ModelInfo",
     "ModelStatus",
@@ -80,7 +88,9 @@ _MODULES = {
     "Reconnect": "stream",
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("AuthenticationFailed", "BadAnswer", "ConnectionFailed"), "failures"),
-    **dict.fromkeys(("FrameError", "Health", "ModelStatus", "Session", "StreamItem"), "replies"),
+    **dict.fromkeys(
+        ("FrameError", "Health", "Job", "ModelStatus", "Session", "StreamItem"), "replies"
+    ),
     **dict.fromkeys(("InferResponse", "ModelInfo"), "results"),
     **dict.fromkeys(("coco_categories", "to_coco", "to_supervision"), "interop"),
     **dict.fromkeys(("depth_array", "mask_array", "pixel_bytes"), "pixels"),

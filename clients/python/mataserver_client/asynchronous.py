@@ -14,6 +14,7 @@ from mataserver_client.errors import MataError
 from mataserver_client.images import encode
 from mataserver_client.in_flight import InFlightFrames
 from mataserver_client.inference import InferenceRequests
+from mataserver_client.jobs import JobRequests
 from mataserver_client.models import ModelRequests
 from mataserver_client.replies import Session
 from mataserver_client.source import Source
@@ -31,7 +32,7 @@ ANSWER_GRACE = 1.0
 _SESSION_ID = re.compile(r"sess_[0-9a-f]{12}")
 
 
-class AsyncClient(ModelRequests, InferenceRequests):
+class AsyncClient(ModelRequests, InferenceRequests, JobRequests):
     """One server's API; use it as ``async with AsyncClient(...) as client``.
 
     ``timeout`` is in seconds for a whole request (None: no limit; ``pull`` and ``warmup`` have

@@ -66,7 +66,7 @@ class InferenceRequests(Requests):
         """
         text = base64.b64encode(await images.read(image)).decode("ascii")
         body, answered = images.encode({"model": model, "image": text, "params": params}), False
-        async with contextlib.aclosing(self._transport.events("/v1/infer", body)) as events:
+        async with contextlib.aclosing(self._transport.events("POST", "/v1/infer", body)) as events:
             async for kind, data in events:
                 answer = Answer(data, msgpack=False)
                 if kind == "token":

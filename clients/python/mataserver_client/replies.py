@@ -5,6 +5,8 @@ Fields that a newer server adds are ignored.
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from mataserver_client.results import InferResponse
@@ -38,6 +40,52 @@ class Session(Struct, frozen=True):
 
     session_id: str
     ws_url: str
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A job. Times are Unix seconds, ``progress`` is percent, ``bytes_used`` is of its files.
+
+    ``state`` is "queued", "running", "done", "failed" or "cancelled"; ``finished_at`` is None until
+    its end, then ``result`` or ``error`` says how it ended.
+    """
+
+    id: str
+    kind: str
+    owner: str
+    state: str
+    stage: str
+    progress: float
+    message: str
+    spec: Any
+    result: Any
+    error: str | None
+    attempt: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    bytes_used: int
+
+
+class JobCreated(Struct, frozen=True):
+    """A job that began; a reconstruction's id has the other name."""
+
+    id: str = ""
+    job_id: str = ""
+
+
+class JobFile(Struct, frozen=True):
+    """A file of a job's result. ``size`` in bytes, ``modified`` in Unix seconds."""
+
+    name: str
+    size: int
+    modified: float
+
+
+class JobFiles(Struct, frozen=True):
+    """The files of a job's result."""
+
+    files: list[JobFile]
 
 
 class Token(Struct, frozen=True):

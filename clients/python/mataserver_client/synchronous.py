@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mataserver_client.asynchronous import AsyncClient
 from mataserver_client.loop_thread import LoopThread
+from mataserver_client.synchronous_jobs import JobCalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver_client.transport import Answer
 
 
-class Client:
+class Client(JobCalls):
     """``AsyncClient`` with plain methods: same arguments, same answers, same exceptions.
 
     Any number of threads may use one client. Close it, or use it as ``with Client(...) as client``;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -14,7 +13,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from mataserver_client.failures import BadAnswer, ConnectionFailed, from_answer
+from mataserver_client.failures import BadAnswer, from_answer
+from mataserver_client.unreachable import from_exception
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -36,9 +36,6 @@ As many as a server lets wait for a model by default (``queue_limit``): more wou
 _MOST_READERS = 4096
 _PIECE = 1 << 20
 _FOREIGN = "The server's answer is not one of this API"
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
-"""What OpenSSL calls an answer that is no TLS at all; newer releases say the second."""
-
 T = TypeVar("T")
 
 
@@ -171,21 +168,31 @@ class Transport:
             ):
                 body = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from None
+            raise from_exception(error, self.where) from None
         if response.status >= 300:
             raise self._without_key(from_answer(response.status, response.headers, body))
         return Answer(body, response.content_type == MSGPACK, response.headers)
 
-    async def events(self, path: str, data: bytes) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Post JSON and iterate over the Server-Sent Events of the answer: kind and data.
+    async def events(
+        self, method: str, path: str, data: bytes | None = None, *, silence: float | None = None
+    ) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Send JSON, if any, and iterate over the Server-Sent Events of the answer: kind and data.
 
+        ``silence`` is how many seconds may pass without one, ``timeout`` unless it is given.
         Closing the iterator hangs up, which stops the model. Raises as ``request`` does.
         """
-        headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
-        limit = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
+        headers = {"Accept": "text/event-stream"}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        limit = aiohttp.ClientTimeout(total=None, sock_read=silence or self._timeout)
         try:
-            async with _opened(self._session).post(
-                self._url + path, data=data, headers=headers, allow_redirects=False, timeout=limit
+            async with _opened(self._session).request(
+                method,
+                self._url + path,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                timeout=limit,
             ) as response:
                 if response.status >= 300:
                     body = await response.read()
@@ -193,10 +200,10 @@ class Transport:
                 if response.content_type != "text/event-stream":
                     raise BadAnswer(_FOREIGN)
                 async for block in _event_blocks(response.content):
-                    kind, _, text = block.strip().partition(b"\n")
-                    yield kind.removeprefix(b"event: ").decode(), text.removeprefix(b"data: ")
+                    fields = dict(line.partition(b": ")[::2] for line in block.splitlines())
+                    yield fields.get(b"event", b"").decode(), fields.get(b"data", b"")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from None
+            raise from_exception(error, self.where) from None
 
     async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse | MataError:
         """Open a WebSocket; a failure is returned, not raised.
@@ -218,29 +225,7 @@ class Transport:
                 return BadAnswer("The server does not speak WebSocket here")
             return from_answer(error.status, error.headers or {}, b"")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return self._unreachable(error)
-
-    def _unreachable(self, error: Exception) -> ConnectionFailed | BadAnswer:
-        if isinstance(error, TimeoutError):
-            return ConnectionFailed(f"{self.where} did not answer in time")
-        if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
-            return self._unreadable(error)
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            return ConnectionFailed(
-                f"The certificate of {self.where} is not trusted ({_verification(error)}): "
-                "SSL_CERT_FILE names a file of certificates that are"
-            )
-        if isinstance(error, aiohttp.ClientConnectorSSLError):
-            reason = getattr(error.os_error, "reason", None)
-            if reason in _NO_TLS:
-                return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
-            return ConnectionFailed(f"No TLS connection to {self.where} ({reason})")
-        return ConnectionFailed(f"No connection to {self.where} ({_reason(error)})")
-
-    def _unreadable(self, error: aiohttp.ClientError) -> ConnectionFailed | BadAnswer:
-        if isinstance(error, aiohttp.ClientPayloadError):
-            return ConnectionFailed(f"The answer of {self.where} is not whole")
-        return BadAnswer(f"What listens at {self.where} does not speak HTTP")
+            return from_exception(error, self.where)
 
     def _without_key(self, error: MataError) -> MataError:
         """Blot the key out of a detail in which a server or a proxy repeats the request."""
@@ -277,19 +262,3 @@ async def _event_blocks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, 
             yield bytes(buffer[:end])
             del buffer[: end + 2]
             searched = 0
-
-
-def _reason(error: Exception) -> str:
-    """Return what the system says of a failed connection, or else the kind of the exception."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "closed without an answer"
-    number, said = getattr(error, "errno", None), getattr(error, "strerror", None)
-    if isinstance(number, int) and number > 0:
-        return os.strerror(number)  # aiohttp's own text may hold addresses
-    return str(said or type(error).__name__)
-
-
-def _verification(error: aiohttp.ClientConnectorCertificateError) -> str:
-    """Return what OpenSSL found wrong with a certificate."""
-    cause = error.certificate_error
-    return str(getattr(cause, "verify_message", "") or type(cause).__name__)

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientConnectorSSLError, web
 
 from mataserver_client import AsyncClient, ConnectionFailed
-from mataserver_client.transport import Transport
+from mataserver_client.unreachable import from_exception
 
 
 @pytest.fixture
@@ -59,9 +59,7 @@ def test_reasons_of_openssl(reason, told):
     """Only what is no TLS at all is told as such; any other reason is named."""
     error = ssl.SSLError(1, "refused")
     error.reason = reason
-    failed = Transport("https://here", None, timeout=1.0, msgpack=False)._unreachable(
-        ClientConnectorSSLError(None, error)
-    )
+    failed = from_exception(ClientConnectorSSLError(None, error), "here")
     assert failed.detail == (told or f"No TLS connection to here ({reason})")
 
 

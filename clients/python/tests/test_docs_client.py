@@ -29,7 +29,8 @@ follow_imports = skip
 def told(function):
     """Return a call as the page writes it: the names of the parameters."""
     parameters = inspect.signature(function).parameters.values()
-    names = [f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    names = [stars.get(p.kind, "") + p.name for p in parameters]
     return f"{function.__name__}({', '.join(name for name in names if name != 'self')})"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-import time
+import tempfile
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,13 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from mataserver import MataError, connected, params_option, printable, server_options
+from mataserver import MataError, NotFound, connected, params_option, printable, server_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mataserver import Client
 
-POLL_SECONDS = 0.5
 PAGE = 1000
 _STATES = ("queued", "running", "done", "failed", "cancelled")
 
@@ -62,8 +62,6 @@ def infer(
     **options: Any,
 ) -> None:
     """Run a model over a VIDEO, a ZIP or a folder of pictures. Prints the job's id."""
-    from mataserver_jobs.chunked_transfer import upload
-
     asked = {"model": model, "params": params, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
     if on_server:
@@ -71,11 +69,11 @@ def infer(
     else:
         # What is misspelt is told before a file of gigabytes has gone its way.
         client.request("POST", "/v1/jobs/infer/check", asked)
-        asked["upload"] = upload(client, path, _print_progress)
-    job = client.request("POST", "/v1/jobs/infer", asked).decode(dict[str, Any])
-    click.echo(job["id"])
+        asked["upload"] = _upload(client, path)
+    job = client.create_job("infer", **asked)
+    click.echo(job)
     if wait:
-        _follow(client, job["id"])
+        _follow(client, job)
 
 
 @jobs.command("list")
@@ -100,7 +98,7 @@ def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: 
 @_with_client
 def show(client: Client, job: str) -> None:
     """Show a job as JSON, with the files of its result."""
-    found = _job(client, job)
+    found = client.request("GET", _place(job)).decode(dict[str, Any])
     listed = client.request("GET", f"{_place(job)}/files").decode(dict[str, Any])
     click.echo(msgspec.json.format(msgspec.json.encode(found | listed)).decode())
 
@@ -119,7 +117,7 @@ def log(client: Client, job: str) -> None:
 @_with_client
 def cancel(client: Client, job: str) -> None:
     """Have a job stop."""
-    client.request("POST", f"{_place(job)}/cancel")
+    client.cancel_job(job)
     click.echo(f"cancelled {job}")
 
 
@@ -142,7 +140,7 @@ def restart(client: Client, job: str, spec: str) -> None:
 @_with_client
 def rm(client: Client, job: str) -> None:
     """Remove a job that has ended, with its files."""
-    client.request("DELETE", _place(job))
+    client.delete_job(job)
     click.echo(f"removed {job}")
 
 
@@ -152,12 +150,8 @@ def rm(client: Client, job: str) -> None:
 @_with_client
 def get(client: Client, job: str, folder: Path) -> None:
     """Download the files of a job's result to FOLDER."""
-    from mataserver_jobs.chunked_transfer import download
-
-    listed = client.request("GET", f"{_place(job)}/files").decode(dict[str, Any])
-    for file in listed["files"]:
-        place = f"{_place(job)}/files/{quote(file['name'])}"
-        click.echo(download(client, place, folder, file["name"], file["size"]))
+    for path in client.download_job(job, folder):
+        click.echo(path)
 
 
 def _jobs(client: Client, query: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:
@@ -176,29 +170,34 @@ def _place(job: str) -> str:
     return f"/v1/jobs/{quote(job, safe='')}"
 
 
-def _job(client: Client, job: str) -> dict[str, Any]:
-    return client.request("GET", _place(job)).decode(dict[str, Any])
+def _upload(client: Client, path: Path) -> str:
+    """Send a file, or a folder's files as a ZIP; return the upload's id.
+
+    Raises ``NotFound`` for a path that is not there.
+    """
+    if not path.exists():
+        raise NotFound(f"there is no {path}; for a path of the server's machine say --on-server")
+    if not path.is_dir():
+        return client.send_file(path, _print_sent)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / (path.resolve().name or "pictures")
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # pictures do not shrink
+            for each in sorted(path.iterdir()):
+                if each.is_file() and not each.name.startswith("."):
+                    archive.write(each, each.name)
+        return client.send_file(packed, _print_sent)
+
+
+def _print_sent(sent: int, size: int) -> None:
+    _print_progress(f"sent {100 * sent // size}%")
 
 
 def _follow(client: Client, job: str) -> None:
     """Tell how far a job is until its end. Raises ``MataError`` unless it is done."""
-    for shown in _states_of(client, job):
-        _print_progress(f"{shown['progress']:3.0f}% {_first_line(shown['message'])}")
-    if shown["state"] != "done":
-        raise MataError(shown["error"] or f"the job was {shown['state']}")
-
-
-def _states_of(client: Client, job: str) -> Iterator[dict[str, Any]]:
-    """Yield a job whenever it changed, at last when it has ended."""
-    before: Any = None
-    while True:
-        shown = _job(client, job)
-        if (shown["progress"], shown["message"]) != before:
-            yield shown
-        if shown["finished_at"] is not None:
-            return
-        before = (shown["progress"], shown["message"])
-        time.sleep(POLL_SECONDS)
+    for shown in client.follow_job(job):
+        _print_progress(f"{shown.progress:3.0f}% {_first_line(shown.message)}")
+    if shown.state != "done":
+        raise MataError(shown.error or f"the job was {shown.state}")
 
 
 def _print_progress(text: str) -> None:
