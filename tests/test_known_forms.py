@@ -269,3 +269,37 @@ def test_what_is_cut_out_of_a_head():
         assert literal.key == shorter
         keys |= {found.key, literal.key}
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("digits", "size", "known", "uncertain"),
+    [
+        (b"1", 1, True, False),
+        (b"9999999", 9_999_999, True, False),
+        (b"10000000", 0, False, True),
+        (b"012", 12, False, False),
+        (b"0", 0, False, True),
+        (b"+1", 0, False, True),
+    ],
+)
+def test_which_lengths_are_read(digits, size, known, uncertain):
+    """Up to seven digits; a head whose digits begin with 0 is not looked up: no client sends it."""
+    found = head_parsing.parse_start(b"POST / HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % digits)
+    assert (found.size, bool(found.key), found.is_uncertain) == (size, known, uncertain)
+
+
+def test_how_long_a_head_may_be():
+    """One of 2,048 bytes is looked at, a longer one is the usual parser's."""
+    start = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nX: "
+    room = head_parsing.MAX_HEAD - len(start) - len(b"\r\n\r\n")
+    for more, read in ((0, True), (1, False)):
+        head = start + b"x" * (room + more) + b"\r\n\r\n"
+        assert (head_parsing.parse_start(head + b"1") is not None) is read
+
+
+def test_how_long_a_text_may_be():
+    """A text of 65,536 bytes is one; with a byte more it is refused."""
+    longest = b"x" * forms.MAX_FIELD_BYTES
+    assert forms.field_text("a", longest).encode() == longest
+    with pytest.raises(MataError, match="a: longer than 65536 bytes"):
+        forms.field_text("a", longest + b"x")

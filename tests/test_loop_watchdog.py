@@ -106,8 +106,7 @@ async def test_a_loop_that_waits_is_not_held_up(caplog):
     A busy machine may hold up the loop for some tenths of a second, too: not for two.
     """
     task = asyncio.create_task(loop_watchdog.watch(2))
-    await asyncio.to_thread(time.sleep, 2.5)
-    await asyncio.sleep(2.5)
+    await asyncio.gather(asyncio.to_thread(time.sleep, 2.5), asyncio.sleep(2.5))
     task.cancel()
     assert not caplog.records
 

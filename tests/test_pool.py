@@ -212,6 +212,17 @@ async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
     assert rig.state("a") == "ready"
 
 
+async def test_a_back_off_is_no_longer_than_a_minute(rig):
+    """However often a worker has died, it is tried again each minute."""
+    for _ in range(12):
+        rig.now += 60
+        await rig.touch("a")
+        rig.workers["a"].die()
+    with pytest.raises(Unavailable, match="keeps dying") as refused:
+        await rig.touch("a")
+    assert 30 < refused.value.retry_after <= 60
+
+
 async def test_a_death_during_the_load_is_told_to_try_again(rig):
     """Another worker may load: 503, and from the third death in a row the next one waits."""
     rig.failure = WorkerDied("it was shot")

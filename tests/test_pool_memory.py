@@ -141,12 +141,75 @@ async def test_vram_ceiling_refuses():
     assert (rig.state("a"), rig.state("b")) == ("ready", "ready")
 
 
-async def test_a_gpu_that_is_not_there_is_refused():
+class GpuProbe(Probe):
+    """A machine with a GPU of 200 MB, on which each worker that is not closed has taken 120."""
+
+    def __init__(self):
+        super().__init__(10_000 * MB)
+        self.workers = []
+
+    def gpus(self):
+        """Tell what is used now."""
+        open_ = sum(not worker.closed for worker in self.workers)
+        return [Gpu(total=200 * MB, used=120 * MB * open_)]
+
+    def vram_of(self, pid):
+        """Tell what a process has."""
+        return 120 * MB
+
+
+class GpuRig(Rig):
+    """A pool on that machine."""
+
+    def __init__(self, **sizes):
+        super().__init__(probe := GpuProbe(), sizes, vram_fraction=1.0)
+        self._probe = probe
+
+    async def load(self, plan):
+        worker = await super().load(plan)
+        self._probe.workers.append(worker)
+        return worker
+
+
+async def test_an_idle_model_makes_room_on_the_gpu():
+    """What it has there is free once it is gone, and no other model goes for it."""
+    rig = GpuRig()
+    await rig.touch("a", estimate=10, gpu=True)
+    await rig.touch("b", estimate=100, gpu=True)
+    assert (rig.state("a"), rig.state("b")) == ("evicted", "ready")
+
+
+async def test_measured_memory_of_a_gpu_decides_over_the_estimate():
+    """A model that once took more than was thought is not loaded beside another one again."""
+    rig = GpuRig(a=10)
+    await rig.touch("a", estimate=10, gpu=True)
+    await rig.pool.unload("a")
+    async with rig.pool.hold(rig.plan("b", 10, gpu=True)):
+        with pytest.raises(OutOfMemory):
+            await rig.touch("a", estimate=10, gpu=True)
+        await rig.touch("c", estimate=10, gpu=True)  # of which nobody knows it yet
+
+
+async def test_models_that_are_being_loaded_count_on_the_gpu():
+    """What comes there is not in what the driver tells: the second one is refused."""
+    rig = GpuRig()
+    rig.gate.clear()
+    first = asyncio.create_task(rig.touch("a", estimate=120, gpu=True))
+    await asyncio.sleep(0.01)
+    with pytest.raises(OutOfMemory):
+        await rig.touch("b", estimate=120, gpu=True)
+    rig.gate.set()
+    await first
+    assert rig.state("a") == "ready"
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_gpu_that_is_not_there_is_refused(number):
     """A device that the machine lacks is an answer, not a crash, and is told beside the state."""
     rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=0)]))
-    with pytest.raises(Unavailable, match="no GPU 3"):
-        await rig.touch("a", gpu=True, device="cuda:3")
-    assert "no GPU 3" in rig.pool.status("a", "detect").error
+    with pytest.raises(Unavailable, match=f"no GPU {number}"):
+        await rig.touch("a", gpu=True, device=f"cuda:{number}")
+    assert f"no GPU {number}" in rig.pool.status("a", "detect").error
 
 
 async def test_a_clock_that_is_set_back_changes_no_eviction():

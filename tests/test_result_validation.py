@@ -144,6 +144,10 @@ def test_rounding_is_put_right(given, served):
         ("track", detected(track_id=1.5), r"\[1\].track_id is not a whole number"),
         ("track", detected(track_id=np.int64(1)), r"\[1\].track_id is not a whole number"),
         ("track", detected(track_id=2**64), r"\[1\].track_id is not a whole number of 64 bits"),
+        *(
+            ("track", DetectResult([Detection("cat", 0.5, BOX, track_id=number)]), "of 64 bits")
+            for number in (2**64, -(2**63) - 1)
+        ),
         ("detect", detected(bbox=(1, 2, 10**400, 4)), r"\[1\].bbox is not four finite numbers"),
         ("detect", detected(extra=[1]), r"\[1\].extra is not a dict"),
         (
@@ -176,6 +180,11 @@ def test_rounding_is_put_right(given, served):
         ("ocr", OcrResult("a", [], Usage(-1, 2)), "usage must be a Usage of whole numbers"),
         ("vlm", VlmResult("a", usage=(1, 2)), "usage must be a Usage of whole numbers"),
         ("vlm", VlmResult("a", usage=Usage(1.5, 2)), "usage must be a Usage of whole numbers"),
+        (
+            "vlm",
+            VlmResult("a", usage=Usage(1, completion_tokens=True)),
+            "usage must be a Usage of whole numbers",
+        ),
         ("depth", DepthResult(np.ones((2, 3))), "depth_map must be a float32 array of 2"),
         ("depth", DepthResult(np.ones(3, np.float32)), "depth_map must be a float32 array of 2"),
         ("depth", DepthResult(EMPTY), "float32 array of 2 dimensions, not empty"),
@@ -215,3 +224,16 @@ def test_without_a_size_boxes_are_ordered_and_finite():
     assert validate_result(far, "detect") == far
     with pytest.raises(InvalidResultError, match="corners are not in order"):
         validate_result(detected(bbox=(3.0, 0.0, 1.0, 1.0)), "detect")
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_each_side_of_a_box_is_within_the_image(side):
+    """Up to a pixel beyond it a side is clipped; beyond that it is none of the image's."""
+    whole = [0.0, 0.0, 64.0, 48.0]
+    out = -1.0 if side < 2 else 1.0
+    given = [each + out if at == side else each for at, each in enumerate(whole)]
+    [_, clipped] = validate_result(detected(bbox=tuple(given)), "detect", SIZE).detections
+    assert clipped.bbox == tuple(whole)
+    given[side] += out / 8
+    with pytest.raises(InvalidResultError, match="beyond the image of 64x48"):
+        validate_result(detected(bbox=tuple(given)), "detect", SIZE)

@@ -107,3 +107,17 @@ def test_a_tensor_without_elements_may_be_nested():
     """``[[]]`` has the shape ``[1, 0]`` and fills ``[0, 3]`` as well."""
     found = tensor.from_values("x", "UINT8", [0, 3], [[]])
     assert tuple(found.shape) == (0, 3)
+
+
+def test_what_just_fits():
+    """Eight dimensions, as many elements of BYTES as are taken, and four million numbers."""
+    assert tensor.from_binary("x", "UINT8", [1] * 8, memoryview(b"1"), 0).shape == (1,) * 8
+    written = memoryview(tensor.to_binary(tensor.Tensor("x", "BYTES", (2,), [b"a", b""])))
+    assert tensor.from_binary("x", "BYTES", [2], written, 2).data == [b"a", b""]
+    with pytest.raises(BadRequest, match="at most 1 elements, the shape has 2"):
+        tensor.from_binary("x", "BYTES", [2], written, 1)
+    many = tensor.Tensor("x", "UINT8", (2_000, 2_000), bytes(4_000_000))
+    assert len(tensor.to_values(many)) == tensor.MAX_VALUES
+    more = tensor.Tensor("x", "UINT8", (4_000_001,), bytes(4_000_001))
+    with pytest.raises(BadRequest, match="ask for binary data"):
+        tensor.to_values(more)
