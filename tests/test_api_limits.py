@@ -97,6 +97,18 @@ async def test_the_body_limit_is_the_settings(data_dir):
         for size, status in ((1000, 400), (1001, 413)):
             query = {"model": "fake-detect"}
             await refused(http, status, "/v1/infer", params=query, data=bytes(size), headers=IMAGE)
+        # One that comes after its head is measured before it is there, and while it arrives.
+        kind = "Content-Type: image/png"
+        head = head_of(served, "/v1/infer?model=fake-detect", kind, "Content-Length: 1000")
+        async with connection(served) as (reader, writer):
+            writer.write(head + bytes(999))
+
+            async def held():
+                return await in_flight(http) == 999
+
+            await until(held)
+            writer.write(bytes(1))
+            assert (await answer(reader))[0] == 400
 
 
 async def test_a_slow_body_is_408(data_dir):

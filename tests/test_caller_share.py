@@ -175,3 +175,13 @@ def test_nobody_has_no_share(owner):
     assert budget.of_owner == {"key:one": 20}
     one.give_back()
     assert (budget.of_owner, budget.taken) == ({}, 80)
+
+
+def test_a_budget_is_full_at_its_limit():
+    """All of it can be taken, to the byte, and then nothing more."""
+    share = BudgetShare(Budget(100))
+    share.take(100)
+    with pytest.raises(Unavailable, match="Too many request bytes are in flight"):
+        share.take(1)
+    share.give_back()
+    share.take(100)
