@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
 from mataserver.http import json_body
@@ -93,6 +93,31 @@ def test_null_keeps_its_meaning_where_it_has_one():
     """Where null is a value of the field it stays one."""
     given = b'{"model":"m","options":{"name":null}}'
     assert json_body.decode(given, Body).options.name is None
+
+
+class Change(Struct):
+    """What is left out of it stays; null takes ``rate`` away."""
+
+    rate: int | UnsetType | None = UNSET
+    name: str | UnsetType = UNSET
+
+
+class Limits(Struct):
+    """Two numbers, of which one may be written as 60.0."""
+
+    rate: int | UnsetType | None = UNSET
+    quota: int | UnsetType | None = UNSET
+
+
+@pytest.mark.parametrize("other", [{"name": None}, {"quota": None}, {"name": "n"}])
+def test_null_keeps_its_meaning_beside_another(other):
+    """Also where another field may not be null, or a number is written as 5.0."""
+    given = {"rate": None, **other}
+    assert json_body.decode(json.dumps(given).encode(), Change).rate is None
+    assert json_body.convert(given, Change).rate is None
+    assert json_body.decode(b'{"rate":5.0,"name":null}', Change) == Change(rate=5)
+    limits = json_body.decode(b'{"rate":null,"quota":60.0}', Limits)
+    assert limits == Limits(rate=None, quota=60)
 
 
 def test_null_for_what_is_required():

@@ -7,8 +7,10 @@ large as a body. Fields that a struct does not name are skipped without being bu
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Raw
@@ -76,7 +78,9 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         try:
-            return whole_numbers.read(without_nulls(value), lambda v: msgspec.convert(v, kind))
+            return whole_numbers.read(
+                without_nulls(value, kind), lambda v: msgspec.convert(v, kind)
+            )
         except msgspec.ValidationError as error:
             raise _invalid_params(error, kind) from None
         except RecursionError:
@@ -131,7 +135,7 @@ def _trailing_backslashes(text: bytes) -> int:
 
 
 def _decode_plain(data: bytes, kind: type[T]) -> T:
-    """Decode without object members that are null, and with integers as such."""
+    """Decode without members that are null where that is refused, and with integers as such."""
     plain = b""
 
     def read(value: Any) -> T:
@@ -140,7 +144,7 @@ def _decode_plain(data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(plain, type=kind)
 
     try:
-        return whole_numbers.read(without_nulls(msgspec.json.decode(data)), read)
+        return whole_numbers.read(without_nulls(msgspec.json.decode(data), kind), read)
     except msgspec.ValidationError as error:
         raise _invalid_params(error, kind, plain) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -166,11 +170,26 @@ def _is_spelling(error: msgspec.ValidationError) -> bool:
     return "got `null`" in str(error) or whole_numbers.are_refused(error)
 
 
-def without_nulls(value: Any) -> Any:
-    """Return decoded JSON without object members that are null."""
+def without_nulls(value: Any, kind: Any = None) -> Any:
+    """Return decoded JSON without object members that are null, but for fields that may be.
+
+    Those are of ``kind`` itself: to a change of something, null may say that it is taken away.
+    """
     if isinstance(value, dict):
-        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+        is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        kept = _nullable_fields(kind) if is_struct else ()
+        return {
+            name: without_nulls(each)
+            for name, each in value.items()
+            if each is not None or name in kept
+        }
     return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+@functools.cache
+def _nullable_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+    fields = msgspec.structs.fields(kind)
+    return frozenset(each.encode_name for each in fields if NoneType in get_args(each.type))
 
 
 def _check_json(data: bytes) -> None:

@@ -125,10 +125,10 @@ SENTENCE = f"""(async (name) => {{
   const Told = ({{ children }}) => html`<p>${{children}}</p>`;
   render(html`<${{Told}}>Remove ${{name}} for good<//>
     <p title=${{`Remove ${{name}} for good`}}>${{empty}}</p>
-    <p>${{`Model not found: ${{name}} for good`}}</p>`, root);
-  const [parts, one, told] = root.children, places = {PLACES};
+    <p>${{`Model not found: ${{name}} for good`}}</p><p>${{name}}: 77 times</p>`, root);
+  const [parts, one, told, many] = root.children, places = {PLACES};
   return [places(parts, "Remove", "for", "good"), places(one, " is", "empty", "bytes"),
-    places(told, "Model", "found", "for", "good"), one.title];
+    places(told, "Model", "found", "for", "good"), places(many, name.slice(0, 2), "77", "times"), one.title];
 }})"""
 LOOSE = """(() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
@@ -142,7 +142,8 @@ LOOSE = """(() => {
   }
   return found;
 })()"""
-NAMES = [TURNS, f"a\u2069{TURNS}", HEBREW, "plain"]
+ADLAM = "\U0001e900\U0001e901 12"
+NAMES = [TURNS, f"a\u2069{TURNS}", HEBREW, ADLAM, "plain"]
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def _tls_parameters(dsn: str) -> dict[str, str]:
         found = {
             name: str(folder / file)
             for name, file in _OWN_FILES.items()
-            if (folder / file).exists()
+            if os.access(folder / file, os.F_OK)  # False also where the home is not readable
         }
     for name in ("sslmode", *_FILES, *_VERSIONS):
         if value := os.environ.get("PG" + name.replace("_", "").upper()):

@@ -60,6 +60,18 @@ async def test_parameters_of_a_url(tmp_path, postgres, form, name):
         await database.close()
 
 
+async def test_a_home_that_cannot_be_read(tmp_path, postgres, monkeypatch):
+    """No file of a connection without TLS is sought there."""
+    monkeypatch.setenv("HOME", f"/{'a' * 5_000}")  # root may read any other
+    at = postgres.rpartition("@")[2]
+    database = Database(tmp_path, f"postgresql://mata:any@{at}?sslmode=disable", timeout=4.0)
+    try:
+        async with database.read() as connection:
+            assert await connection.scalar(sa.text("SELECT 1")) == 1
+    finally:
+        await database.close()
+
+
 async def _socket_folder(url):
     """Return the folder of a server's Unix socket."""
     import asyncpg

@@ -1,5 +1,5 @@
 // Words of others in sentences of ours: controls of direction are shown by their numbers, and names are isolated.
-const TURNED = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]/;  // read to the left, or controls of direction
+const TURNED = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud802\ud803\ud83a\ud83b\ufb1d-\ufdff\ufe70-\ufefc]/;  // read to the left, some by the first half of a pair, or controls of direction
 
 const numbered = (text, controls) => text.replace(controls, (each) => `\\u${each.charCodeAt(0).toString(16)}`);
 
