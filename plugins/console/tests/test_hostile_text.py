@@ -128,7 +128,8 @@ SENTENCE = f"""(async (name) => {{
     <p>${{`Model not found: ${{name}} for good`}}</p><p>${{name}}: 77 times</p>`, root);
   const [parts, one, told, many] = root.children, places = {PLACES};
   return [places(parts, "Remove", "for", "good"), places(one, " is", "empty", "bytes"),
-    places(told, "Model", "found", "for", "good"), places(many, name.slice(0, 2), "77", "times"), one.title];
+    places(told, "Model", "found", "for", "good"),
+    places(many, name.slice(0, 2), "77", "times"), one.title];
 }})"""
 LOOSE = """(() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
