@@ -18,8 +18,8 @@ from huggingface_hub import scan_cache_dir
 from hub_stand_in import HubStandIn
 from mataserver.errors import BadRequest
 from mataserver.sources.cache import cached, disk_usage
-from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
-from mataserver.sources.messages import Progress
+from mataserver.sources.hub import download, fetch_config, validate_repo_id
+from mataserver.sources.messages import Progress, SourceUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,7 +247,7 @@ async def test_failures_are_told_in_a_sentence(hub, behaviour, unreachable, deta
         await fetch_config("org/x")
     assert caught.value.status == 400
     assert caught.value.detail == detail
-    assert isinstance(caught.value, HubUnreachable) == unreachable
+    assert isinstance(caught.value, SourceUnreachable) == unreachable
 
 
 async def test_gated_model_is_not_downloaded(hub):
@@ -329,7 +329,7 @@ def test_disk_that_takes_no_more_is_told(hub, env):
 async def test_transfer_that_stops_is_given_up(hub, tmp_path):
     """A hub that stops in the middle of a file is given up, and what has arrived is kept."""
     hub.repos[MODEL].hold_at = 1_500_000
-    with pytest.raises(HubUnreachable) as caught:
+    with pytest.raises(SourceUnreachable) as caught:
         await download(MODEL, stall_seconds=4)
     assert caught.value.detail == "cannot reach the hub: it has stopped answering"
     assert await asyncio.to_thread(hub.dropped.wait, 30)
@@ -339,7 +339,7 @@ async def test_transfer_that_stops_is_given_up(hub, tmp_path):
 async def test_absent_hub_is_told(hub, monkeypatch):
     """Nobody listening is told with the system's reason."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(HubUnreachable) as caught:
+    with pytest.raises(SourceUnreachable) as caught:
         await download(MODEL)
     assert caught.value.detail == "cannot reach the hub: Connection refused"
 
@@ -354,7 +354,7 @@ async def test_cached_model_does_without_the_hub(hub, outage, monkeypatch):
     assert await download(MODEL) == snapshot
     assert (await fetch_config(MODEL))["model_type"] == "detr"
     (snapshot / "model.safetensors").resolve().unlink()
-    with pytest.raises(HubUnreachable):
+    with pytest.raises(SourceUnreachable):
         await download(MODEL)
 
 

@@ -30,7 +30,7 @@ from mataserver.processes.child_main import Parent
 from mataserver.sources import cache
 from mataserver.sources.failures import RepositoryError, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
-from mataserver.sources.messages import Config, Downloaded, Progress
+from mataserver.sources.messages import Completed, Progress
 from mataserver.sources.meter import Meter, check_space
 from mataserver.sources.selection import RepoFile, has_weights, select
 
@@ -229,8 +229,8 @@ def _execute(command: str, repo_id: str, report: Callable[[Message], None]) -> M
     try:
         repository = Repository(repo_id)
         if command == "config":
-            return Config(repository.config())
-        return Downloaded(str(repository.download(report)))
+            return Completed(repository.config())
+        return Completed(str(repository.download(report)))
     except Exception as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes an answer
         traceback.print_exc()
         return failure(error, repo_id)

@@ -15,10 +15,12 @@ from mataserver.processes import variables
 from mataserver.processes.child import run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
-from mataserver.sources.messages import Config, Downloaded, FetchFailure, Message, Progress
+from mataserver.sources.messages import Completed, FetchFailure, Message, SourceUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mataserver.sources.messages import Progress
 
 STALL_SECONDS = 60.0
 
@@ -40,10 +42,6 @@ _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 log = logging.getLogger(__name__)
 
 
-class HubUnreachable(BadRequest):
-    """400: the hub is unreachable; nothing is known about the model."""
-
-
 def validate_repo_id(text: str) -> str:
     """Return ``text`` if it is an id of the hub: "org/name", or a legacy name without a slash.
 
@@ -58,17 +56,15 @@ async def fetch_config(repo_id: str) -> dict[str, Any]:
     """Return the repository's ``config.json``, without writing to the cache.
 
     Without a connection to the hub, returns that of a complete cached snapshot. Raises
-    ``BadRequest`` (``HubUnreachable`` without either).
+    ``BadRequest`` (``SourceUnreachable`` without either).
     """
     try:
-        answer = await _run_child("config", repo_id, STALL_SECONDS)
-    except HubUnreachable:
+        config = await _run_child("config", repo_id, STALL_SECONDS)
+    except SourceUnreachable:
         if (snapshot := cached(repo_id)) is None:
             raise
         return await asyncio.to_thread(read_config, snapshot)
-    if not isinstance(answer, Config):
-        raise _unexpected_end(repo_id)
-    return parse_config(answer.text)
+    return parse_config(config)
 
 
 async def download(
@@ -84,15 +80,12 @@ async def download(
     nothing arrives for ``stall_seconds``.
     """
     try:
-        answer = await _run_child("download", repo_id, stall_seconds, on_progress)
-    except HubUnreachable:
+        return Path(await _run_child("download", repo_id, stall_seconds, on_progress))
+    except SourceUnreachable:
         if (snapshot := cached(repo_id)) is None:
             raise
         log.warning("the hub cannot be reached; using the cached copy of %s", repo_id)
         return snapshot
-    if not isinstance(answer, Downloaded):
-        raise _unexpected_end(repo_id)
-    return Path(answer.path)
 
 
 async def _run_child(
@@ -100,7 +93,7 @@ async def _run_child(
     repo_id: str,
     stall_seconds: float,
     on_progress: Callable[[Progress], None] | None = None,
-) -> Config | Downloaded:
+) -> str:
     validate_repo_id(repo_id)
     async with run_process(
         _CHILD,
@@ -113,25 +106,15 @@ async def _run_child(
             try:
                 line = await asyncio.wait_for(child.output.readline(), stall_seconds)
             except TimeoutError:
-                raise HubUnreachable("cannot reach the hub: it has stopped answering") from None
+                raise SourceUnreachable("cannot reach the hub: it has stopped answering") from None
             if not line:
                 log.error("the download child failed: %s", await child.last_words())
-                raise _unexpected_end(repo_id)
+                raise BadRequest(f"the download of {repo_id} has ended unexpectedly")
             message = _DECODER.decode(line)
             if isinstance(message, FetchFailure):
-                raise _as_client_error(message)
-            if not isinstance(message, Progress):
-                return message
+                place = f"{cache_directory()}; HF_HOME or HF_HUB_CACHE names the directory"
+                raise message.error(place if message.kind == "unwritten" else "")
+            if isinstance(message, Completed):
+                return message.value
             if on_progress is not None:
                 on_progress(message)
-
-
-def _as_client_error(failure: FetchFailure) -> BadRequest:
-    if failure.kind == "unwritten":
-        hint = f"{cache_directory()}; HF_HOME or HF_HUB_CACHE names the directory"
-        return BadRequest(failure.detail, hint=hint)
-    return (HubUnreachable if failure.kind == "unreachable" else BadRequest)(failure.detail)
-
-
-def _unexpected_end(repo_id: str) -> BadRequest:
-    return BadRequest(f"the download of {repo_id} has ended unexpectedly")

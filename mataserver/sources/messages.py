@@ -6,6 +6,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from mataserver.errors import BadRequest
+
+
+class SourceUnreachable(BadRequest):
+    """400: the hub or another source is unreachable; nothing is known about the model."""
+
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """A download's progress; bytes and files present beforehand count as done."""
@@ -16,16 +22,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     total_files: int
 
 
-class Downloaded(msgspec.Struct, frozen=True, tag="downloaded"):
-    """The snapshot is complete at ``path``."""
+class Completed(msgspec.Struct, frozen=True, tag="completed"):
+    """The text of the repository's ``config.json``, or the path of the complete snapshot."""
 
-    path: str
-
-
-class Config(msgspec.Struct, frozen=True, tag="config"):
-    """The text of the repository's ``config.json``."""
-
-    text: str
+    value: str
 
 
 class FetchFailure(msgspec.Struct, frozen=True, tag="failure"):
@@ -38,6 +38,11 @@ class FetchFailure(msgspec.Struct, frozen=True, tag="failure"):
 
     kind: Literal["unreachable", "refused", "unwritten"]
     detail: str
+
+    def error(self, hint: str = "") -> BadRequest:
+        """Return the error for the client."""
+        kind = SourceUnreachable if self.kind == "unreachable" else BadRequest
+        return kind(self.detail, hint=hint)
 
 
 class FetchOrder(msgspec.Struct, frozen=True):
@@ -81,4 +86,4 @@ Step: TypeAlias = Progress | QueuePosition | PipOutput
 FetchMessage: TypeAlias = Progress | Fetched | FetchFailure
 """What the child of a plugin's source says."""
 
-Message: TypeAlias = Progress | Downloaded | Config | FetchFailure
+Message: TypeAlias = Progress | Completed | FetchFailure

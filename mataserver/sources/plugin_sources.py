@@ -12,7 +12,14 @@ import msgspec
 from mataserver.errors import BadRequest
 from mataserver.processes.child import run_process
 from mataserver.sources import source_child
-from mataserver.sources.messages import Fetched, FetchFailure, FetchMessage, FetchOrder, Progress
+from mataserver.sources.messages import (
+    Fetched,
+    FetchFailure,
+    FetchMessage,
+    FetchOrder,
+    Progress,
+    SourceUnreachable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +40,6 @@ _START_SECONDS = 60.0
 _DECODER: msgspec.json.Decoder[FetchMessage] = msgspec.json.Decoder(FetchMessage)
 
 log = logging.getLogger("mataserver.pulls")
-
-
-class SourceUnreachable(BadRequest):
-    """400: the source is unreachable; nothing is known about the model."""
 
 
 def validate_reference(spec: SourceSpec, reference: str) -> None:
@@ -111,7 +114,7 @@ async def _run_child(
             log.error("the pull of %s failed: %s", partial, words)
     if message is None:
         raise BadRequest(f"the pull of {partial} has ended unexpectedly")
-    raise (SourceUnreachable if message.kind == "unreachable" else BadRequest)(message.detail)
+    raise message.error()
 
 
 async def _result(
