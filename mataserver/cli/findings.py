@@ -67,6 +67,15 @@ def _count(found: list[str], noun: str) -> str:
     return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
 
 
+@contextlib.contextmanager
+def _added(found: list[str], about: str = "") -> Iterator[None]:
+    """Add an error to what was found, with what it is about, and go on behind the context."""
+    try:
+        yield
+    except MataError as error:
+        found.append(about + error.told)
+
+
 def examine(config_file: str | None) -> Findings:
     """Check a configuration, every plugin and every model, without starting or changing any."""
     findings = Findings()
@@ -120,10 +129,8 @@ def _check_exposure(settings: Settings, findings: Findings) -> None:
 def _check_directories(settings: Settings, findings: Findings) -> None:
     """Report the data directory, and the shared one, if nothing can be stored in it."""
     for path in dict.fromkeys((settings.data_path, settings.shared_path)):
-        try:
+        with _added(findings.errors):
             check_writable(path)
-        except MataError as error:
-            findings.errors.append(error.told)
 
 
 def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
@@ -147,17 +154,13 @@ def _check_found(found: Plugins, findings: Findings) -> None:
     for name in sorted({each.distribution for each in found.found} - {""}):
         findings.warnings += [f"{name} needs {each}" for each in _unmet(name)]
     for spec in (each for plugin in found.usable for each in plugin.sources):
-        try:
+        with _added(findings.warnings):
             check_installed(f"The source {spec.name}", spec)
-        except MataError as error:
-            findings.warnings.append(error.detail)
     for provided in found.provided:
         binary = provided.backend.system_binary
         if provided.missing:
-            try:
+            with _added(findings.warnings):
                 provided.check_installed()
-            except MataError as error:
-                findings.warnings.append(error.detail)
         elif binary and shutil.which(binary) is None:
             findings.warnings.append(
                 f"The backend {provided.backend.name} needs the system binary {binary}: not found"
@@ -190,10 +193,8 @@ def _check_memory(settings: Settings, findings: Findings) -> None:
 
 def _check_engines(settings: Settings, plugins: Plugins, findings: Findings) -> None:
     """Report the first engine of the configuration that cannot be used."""
-    try:
+    with _added(findings.errors):
         engine_set.check(settings, plugins)
-    except MataError as error:
-        findings.errors.append(error.detail)
 
 
 def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings) -> None:
@@ -215,10 +216,8 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
 def _check_commands(findings: Findings) -> None:
     """Import every command; report groups of entry points that are called nearly like ours."""
     for each in extensions.found().values():
-        try:
+        with _added(findings.warnings):
             extensions.ExtensionCommand(each).imported()
-        except MataError as error:
-            findings.warnings.append(error.detail)
     for name in sorted(importlib.metadata.entry_points().groups - set(_GROUPS)):
         if meant := similar(name, _GROUPS):
             points = importlib.metadata.entry_points(group=name)
@@ -245,9 +244,8 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
             if problem is not None:
                 findings.errors.append(f"models[{index}] {model.model}: {problem}")
         for name in sorted(copy.entries().keys() - {model.model for model in settings.models}):
-            problem = _unserved(catalog, name)
-            if problem is not None:
-                findings.warnings.append(f"registered model {name}: {problem}")
+            with _added(findings.warnings, f"registered model {name}: "):
+                catalog.plan(name)
         session = functools.partial(check_session, catalog, settings.max_tokens)
         findings.errors += plugins.problems(session)
 
@@ -269,12 +267,4 @@ def _problem(catalog: Catalog, name: str) -> str | None:
         catalog.plan(name)
     except MataError as error:
         return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")
-    return None
-
-
-def _unserved(catalog: Catalog, name: str) -> str | None:
-    try:
-        catalog.plan(name)
-    except MataError as error:
-        return error.detail
     return None
