@@ -216,7 +216,9 @@ def test_an_answer_is_drawn_as_its_result(name, form):
     assert np.array_equal(wanted, pixels) == (name == "embed")
 
 
-@pytest.mark.parametrize("nothing", [None, 7, {"task": "fly"}, {}])
+@pytest.mark.parametrize(
+    "nothing", [None, 7, {"task": "fly"}, {"task": "fly", "model": "org/model"}, {}]
+)
 def test_what_is_no_answer(nothing):
     """Anything else is a ``ValueError``."""
     with pytest.raises(ValueError, match=r"."):

@@ -11,6 +11,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
+from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
 from mataserver.media import kinds
@@ -186,8 +187,7 @@ def test_a_tiffs_palette_has_16_bits_or_8(depth, factor):
 
 def test_a_tiff_whose_subsampling_is_not_told():
     """By default a pair of colours stands for four pixels; of more the file must say so."""
-    picture = Image.fromarray(upright()).convert("YCbCr")
-    whole = np.asarray(picture)
+    whole = np.asarray(Image.fromarray(upright()).convert("YCbCr"))
     quads = whole.reshape(24, 2, 32, 2, 3).transpose(0, 2, 1, 3, 4)
     light = quads[..., 0].reshape(24, 32, 4)
     shared = quads[..., 1:].reshape(24, 32, 4, 2).mean(axis=2).round().astype(np.uint8)
@@ -199,3 +199,12 @@ def test_a_tiff_whose_subsampling_is_not_told():
     assert np.abs(full.astype(int) - upright()).max() < 4
     with pytest.raises(BadRequest, match="how its colours are subsampled"):
         media.decode(tiff(64, 48, whole.tobytes(), *tags), LIMIT)
+
+
+def test_a_jpeg_without_a_frame():
+    """Neither its size nor its colours are told: it is refused as damaged, not as a failure."""
+    data = picture(form="JPEG")
+    at = data.index(b"\xff\xc0")
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    with pytest.raises(BadRequest, match="image cannot be decoded"):
+        media.decode(data[:at] + data[end:], LIMIT)
