@@ -112,3 +112,32 @@ async def test_an_engine_that_hangs_keeps_no_other_open():
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert own.closed == 1
+
+
+@pytest.mark.parametrize(
+    "own_end", [RuntimeError("no luck"), SystemExit(1), BaseException("panic")]
+)
+async def test_an_engine_that_fails_to_close(own_end, caplog):
+    """Whatever ends it, a library's panic too: it is logged, and the others are closed."""
+
+    async def end():
+        raise own_end
+
+    own = Engine()
+    await engines(lambda _ctx: Engine(closing=end), process=own).close()
+    assert own.closed == 1
+    assert "the engine mine did not stop" in caplog.text
+
+
+async def test_an_engine_whose_end_waits_for_something_cancelled(caplog):
+    """That is its failure, and no cancellation of the server's own end."""
+
+    async def end():
+        lost = asyncio.get_running_loop().create_future()
+        lost.cancel()
+        await lost
+
+    own = Engine()
+    await asyncio.create_task(engines(lambda _ctx: Engine(closing=end), process=own).close())
+    assert own.closed == 1
+    assert "the engine mine did not stop" in caplog.text

@@ -35,13 +35,12 @@ _EXPORT = "`mataserver export {0} --register` converts it"
 class Registration:
     """The result of a registration.
 
-    name, entry: what was registered.
-    replaced:    the previous entry, if any.
-    warnings:    messages for the operator.
+    name:     what was registered.
+    replaced: the previous entry, if any.
+    warnings: messages for the operator.
     """
 
     name: str
-    entry: Entry
     replaced: Entry | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -232,7 +231,7 @@ class ModelRegistrar:
         provided = self._plugins.find_backend(weights.files(name, entry), entry.task)
         if provided is not None and provided.plugin.note:
             messages.append(f"the plugin {provided.plugin.name}: {provided.plugin.note}")
-        return Registration(name, entry, replaced, messages)
+        return Registration(name, replaced, messages)
 
     def _conversion_warnings(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
         """Explain how to convert a model that is served as pulled, if it used to be converted."""
