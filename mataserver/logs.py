@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import json
@@ -178,6 +177,8 @@ class RateLimitedLog:
         self._start_interval(kind)
 
     def _start_interval(self, kind: str) -> None:
+        import asyncio  # a caller's loop runs; zygotes and workers, which log too, do without it
+
         self._suppressed[kind] = (0, "")
         asyncio.get_running_loop().call_later(self._interval, self._flush, kind)
 

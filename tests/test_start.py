@@ -123,6 +123,16 @@ def test_no_certificate_is_read_before_a_connection_needs_it(second):
     assert second.certificates == 0
 
 
+@pytest.mark.parametrize("program", ["zygote", "worker_main"])
+def test_a_process_of_models_has_no_event_loop(program):
+    """It neither serves nor connects: asyncio, and OpenSSL with it, would be 3 MB in each."""
+    told = f"import sys, mataserver.engines.{program}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    modules = set(ran.stdout.split())
+    assert "mataserver.logs" in modules or "mataserver.engines.watchdog" in modules
+    assert not modules & {"asyncio", "ssl", "aiohttp", "mataserver.app", "mataserver.http"}
+
+
 def test_the_metadata_of_a_plugin_is_read_once(monkeypatch):
     """Each reading parses the whole file anew, and most of it is the description."""
     read = Counter()

@@ -10,12 +10,12 @@ so that a hung worker is always detected.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from mataserver.contract.backend import MAX_STEP_TIMEOUT
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 MARGIN = 2.0
@@ -40,6 +40,8 @@ class Watchdog:
     def __init__(
         self, infer_timeout: float, on_hang: Callable[[], None], decode_timeout: float = 0.0
     ) -> None:
+        import asyncio  # here, as the worker imports ``check_interval`` and has no loop
+
         self._loop = asyncio.get_running_loop()
         self._infer_timeout = infer_timeout
         self._on_hang = on_hang
