@@ -165,6 +165,17 @@ def test_light_commands_import_little(terminal, arguments):
     assert not HEAVY & set(ran.stdout.split())
 
 
+def test_a_command_that_asks_the_plugins_serves_nothing(terminal):
+    """The backends are known without the page, a database, a protocol or what serves them."""
+    register(terminal.data, {"gear": "ocr"})
+    ran = subprocess.run(
+        [sys.executable, "-c", MODULES, "plugins"], capture_output=True, text=True, check=True
+    )
+    modules = set(ran.stdout.splitlines()[-1].split())
+    assert {"mataserver.plugins", "mataserver_console", "mataserver_hf"} <= modules
+    assert not modules & {"aiohttp", "sqlalchemy", "prometheus_client", "numpy", "torch"}
+
+
 @pytest.mark.parametrize("command", [["list"], ["show", "m"], ["rm", "m"], ["plugins"]])
 def test_bad_configuration_is_one_line(terminal, command):
     """A configuration that cannot be used is one line on stderr and exit code 1."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING, Self
 
-from mataserver import Body, Page, Route, hookimpl, static
+from mataserver import Body, Page, Route, hookimpl
 from mataserver_console.modules import index
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class Console:
 
     def routes(self) -> Iterable[Route]:
         """Return the page at ``/`` and the files below ``/console/``."""
+        # Imports aiohttp, which commands that ask the plugins for backends do without.
+        from mataserver import static
+
         web = resources.files(__name__).joinpath("web")
         made = {"index.html": lambda: index(web)}
         for route in static("/console", __name__, "web", policy=POLICY, made=made):
