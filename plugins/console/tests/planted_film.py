@@ -17,7 +17,7 @@ import numpy as np
 from mataserver import Backend, InvalidParams, NotFound, SegmentResult, hookimpl
 from mataserver_sam.annotated_video import draw_video
 from mataserver_sam.frames import Clip
-from mataserver_sam.index import Limits
+from mataserver_sam.limits import Limits
 from mataserver_sam.masks import Mask
 from mataserver_sam.propagation import legs, steps
 from mataserver_sam.stills import Stills
