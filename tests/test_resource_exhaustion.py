@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from mataserver.engines import zygote_handle
 from mataserver.engines.work import Placement
 from mataserver.errors import Unavailable, shortage_error
-from mataserver.http.middleware import _Dispatcher
+from mataserver.http.middleware import RequestMiddleware
 
 NO_THREADS = """
 import resource, threading, time
@@ -91,7 +91,7 @@ async def test_where_something_was_scarce_is_logged(caplog, error, status, shown
     Descriptors are taken by all connections: where the last one was missing says nothing.
     """
     request = make_mocked_request("GET", "/v1/greedy")
-    assert _Dispatcher(None, None, None, None).refuse(request, error).status == status
+    assert RequestMiddleware(*[None] * 5).refuse(request, error).status == status
     (record,) = caplog.records
     assert (record.exc_info and record.exc_info[1]) is (error if shown else None)
 

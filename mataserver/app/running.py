@@ -89,9 +89,9 @@ async def set_up(runner: web.AppRunner, composed: ComposedServer, stopping: asyn
 async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, port: int) -> int:
     """Accept connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
-    if composed.settings.short_way and fast_routing.is_supported() and runner.server is not None:
-        fast_routing.install(runner.server, composed.application, composed.table)
     if runner.server is not None:
+        if composed.settings.short_way and fast_routing.is_supported():
+            fast_routing.install(runner.server, composed.application, composed.table)
         expect = admission.expect_handler(composed.table, composed.gate, composed.relay)
         admission.handle_expectations(runner.server, composed.application, expect)
     others = sum(composed.server_settings.rpc_connections)

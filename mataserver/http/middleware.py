@@ -66,8 +66,8 @@ class RequestMiddleware:
         self.budget = budget
         self.lifecycle = lifecycle
         self.metrics = metrics
-        self._dispatcher = _Dispatcher(table, gate, budget, relay)
-        self._warnings = RateLimitedLog(log)
+        self._relay = relay
+        self._repeated = RateLimitedLog(log)
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -79,17 +79,13 @@ class RequestMiddleware:
         request[BEGUN] = started_at
         self.lifecycle.active += 1
         try:
-            response = await self._dispatcher(request, handler)
+            response = await self._answer(request, handler)
         except asyncio.CancelledError:
             self._count(request, _cancelled_status(request), started_at)
             raise
         finally:
             self.lifecycle.active -= 1
         return self.finish(request, response, started_at)
-
-    def refuse(self, request: web.Request, error: Exception) -> web.Response:
-        """Return the answer to a handler's error."""
-        return self._dispatcher.refuse(request, error)
 
     def finish_unhandled(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """Count an answer that takes no handler, and add the common headers.
@@ -112,7 +108,7 @@ class RequestMiddleware:
         warning = request.get(WARNING) if response.status < 400 else None
         if warning is not None:
             line = f"{request.method} {request.rel_url.raw_path}: {warning}"
-            self._warnings.warn(HEADER, line)
+            self._repeated.warn(HEADER, line)
         if response.status >= 400:
             response = error_responses.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
@@ -140,43 +136,17 @@ class RequestMiddleware:
         self.metrics.count(method, self.table.label(request), str(status), duration)
         return duration
 
-
-def _cancelled_status(request: web.Request) -> int:
-    """Return the status counted for a cancelled handler.
-
-    Most WebSockets end by cancellation, and a stream may have been completed before.
-    """
-    if is_socket(request):
-        return 101
-    return int(request.get(METRICS_STATUS, CLIENT_GONE if _is_disconnected(request) else 503))
-
-
-def _is_disconnected(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
-
-
-class _Dispatcher:
-    """Dispatches a request; converts errors to answers."""
-
-    def __init__(
-        self, table: RouteTable, gate: Authenticator, budget: Budget, relay: FrontendRelay | None
-    ) -> None:
-        self._table = table
-        self._gate = gate
-        self._budget = budget
-        self._relay = relay
-        self._refusals = RateLimitedLog(log)
-
-    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request by its handler, or as its error says."""
         try:
             return await self._dispatch(request, handler)
         except Exception as error:
             if isinstance(error, NotFound):
-                allowed = await self._table.other_methods(request)
+                allowed = await self.table.other_methods(request)
                 if allowed:
                     return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             absent = isinstance(error, web.HTTPNotFound)
-            if absent and (hint := await self._table.version_hint(request)):
+            if absent and (hint := await self.table.version_hint(request)):
                 error = MataError(f"Not found: {hint}", status=404)
             return self.refuse(request, error)
         except BaseException as error:  # SystemExit would end the server
@@ -202,7 +172,7 @@ class _Dispatcher:
 
     async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Dispatch to the responsible handler. Raises what it raises."""
-        table = self._table
+        table = self.table
         check_host(request)
         if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise BadRequest(f"Content-Type has over {MAX_CONTENT_TYPE} characters")
@@ -213,7 +183,7 @@ class _Dispatcher:
         if claimed is not None:
             _set_anonymous(request, anonymous=False)  # the service authenticates the caller itself
         elif route is not None:
-            await admit(request, route, self._gate, self._relay)
+            await admit(request, route, self.gate, self._relay)
             _set_anonymous(request, anonymous=request[auth.PRINCIPAL] is None)
             handler = handler if route.when is None else route.handler
             if route.held and self._relay is not None:
@@ -227,12 +197,12 @@ class _Dispatcher:
         response = require_response(await answer(request), request)
         if route is not None and not response.prepared:  # its head may say no more
             warn_of_body(request, route)
-        require_room(self._budget, body_size(response))
+        require_room(self.budget, body_size(response))
         return response
 
     def _http_error(self, error: web.HTTPException) -> web.Response:
         """Answer one of aiohttp's own errors, explaining a path that needs a restart."""
-        waits_for = self._table.restart_reason() if error.status in {404, 405} else ""
+        waits_for = self.table.restart_reason() if error.status in {404, 405} else ""
         if waits_for:
             return error_response(MataError(f"Not found: {waits_for}", status=404))
         return as_api_error(error)
@@ -259,9 +229,23 @@ class _Dispatcher:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
             cause = None if error.status == Unavailable.status else cause
             if error.status in {Unavailable.status, errors.OutOfMemory.status}:
-                self._refusals.warn(error.detail, line, cause)
+                self._repeated.warn(error.detail, line, cause)
             else:
                 log.warning("%s", line, exc_info=cause)
+
+
+def _cancelled_status(request: web.Request) -> int:
+    """Return the status counted for a cancelled handler.
+
+    Most WebSockets end by cancellation, and a stream may have been completed before.
+    """
+    if is_socket(request):
+        return 101
+    return int(request.get(METRICS_STATUS, CLIENT_GONE if _is_disconnected(request) else 503))
+
+
+def _is_disconnected(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamResponse | None:

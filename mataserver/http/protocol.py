@@ -16,6 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 from mataserver.errors import TooLarge
 from mataserver.http import common_headers
 from mataserver.http.paced_input import PacedInput, first_slice
+from mataserver.http.relay_sockets import close_reason
 from mataserver.http.unread_output import UnreadOutput
 from mataserver.http.websocket_framing import FrameChecker
 
@@ -35,7 +36,6 @@ _BODY = b'{"detail":"%b"}' % DETAIL.encode()
 _OK = "HTTP/1.1 200 OK"
 _CLOSE = 0x88
 """The first byte of a WebSocket's closing frame (RFC 6455, section 5.2)."""
-_MAX_REASON = 123
 MAX_FRAMING = 1_048_576
 """Bytes of chunks' sizes and extensions that a body may have beside ``_INPUT_PER_BYTE``."""
 _INPUT_PER_BYTE = 8
@@ -247,7 +247,7 @@ class HttpConnection(RequestHandler):
         if self._frame_checker is None:
             self._refused_socket = self._current_request, code, reason
         elif self.transport is not None:
-            payload = code.to_bytes(2, "big") + reason.encode()[:_MAX_REASON]
+            payload = code.to_bytes(2, "big") + close_reason(reason)
             self.transport.write(bytes((_CLOSE, len(payload))) + payload)
             self.transport.close()
             self._limit_closing()
