@@ -32,6 +32,10 @@ REFUSED = {
         NEEDS.format(given="public=True").replace("print", "lambda: None"),
         "GET /wrong: its handler is called with (request), and takes ()",
     ),
+    "when": (
+        NEEDS.format(given="when=bool"),
+        "its route claims none that exists: GET /wrong",
+    ),
     "plain": (METHOD.format(method="def authenticate(self, credentials):"), "must be async def"),
     "told": (METHOD.format(method="def on_result(self, event):"), "on_result() must be async def"),
     "routes": (

@@ -168,6 +168,19 @@ def test_good_configuration(terminal):
         ("models: [{task: ocr}]", "configuration: models[0].model: field is required"),
         ("plugins: {none: {}}", "configuration: plugins.none: no such plugin is installed"),
         ("plugins: {strict: 1}", "configuration: plugins.strict: expected `bool`"),
+        ("plugins: {disabled: fake}", "configuration: plugins.disabled: expected a list of names"),
+        (
+            "plugins: {disabled: [fale]}",
+            ("configuration: plugins.disabled: no plugin 'fale' is installed; did you mean fake?"),
+        ),
+        ("frontend_address: http://a:1", "configuration: frontend_address: needs shared_dir"),
+        (
+            "{shared_dir: shared, host: 0.0.0.0}",
+            (
+                "configuration: frontend_address: needed with shared_dir, "
+                "where host names no address that others reach"
+            ),
+        ),
         (
             "plugins: {fake: {speed: 1}}",
             "configuration: plugins.fake.speed: unknown key",

@@ -165,6 +165,10 @@ BROKEN = {
         "@hookimpl\nasync def backends(): return []",
         "backends() must be a plain def, not async def",
     ),
+    "a wrapper that wraps nothing": (
+        "@hookimpl(hookwrapper=True)\ndef backends(): return []",
+        "its hooks must be plain functions",
+    ),
     "a model that cannot be asked": (
         """
         class Short:

@@ -58,9 +58,6 @@ class ExpiringSecrets(Generic[T]):
         self._clock = clock
         self._entries: dict[bytes, tuple[float, str, T]] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def put(self, value: T, owner: str) -> str:
         """Store an owner's value; return its random name of 256 bits."""
         self._evict(owner)

@@ -42,7 +42,7 @@ def discover(
     of raised, and the plugin gets its defaults. Raises ``ConfigError`` for invalid settings of a
     plugin, and ``PluginError`` for a broken plugin if ``plugins.strict`` is set.
     """
-    given, strict, disabled = _split(settings)
+    given, strict, disabled = _split(settings, problems)
     plugins = Plugins(strict=strict, sites=SiteDirectories() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
@@ -55,7 +55,8 @@ def discover(
         with collect_errors(problems), _slow_import_logged(plugin.name):
             load_plugin(plugin, point, plugins, given, variables)
     reject_name_conflicts(plugins.found)
-    _check_disabled(disabled, plugins)
+    with collect_errors(problems):
+        _check_disabled(disabled, plugins)
     with collect_errors(problems):
         _check_known(given, plugins)
     plugins.check_strict()
@@ -77,14 +78,18 @@ def check_settings(settings: config.Settings, plugins: Plugins) -> None:
             configure(copy.copy(plugin), given, variables)
 
 
-def _split(settings: config.Settings) -> tuple[dict[str, Any], bool, list[str]]:
+def _split(
+    settings: config.Settings, problems: list[config.ConfigError] | None = None
+) -> tuple[dict[str, Any], bool, list[str]]:
     """Return ``plugins:`` in parts: the plugins' own sections, ``strict`` and ``disabled``."""
     given = dict(settings.plugins)
     strict, disabled = given.pop("strict", False), given.pop("disabled", [])
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
     if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
-        raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
+        with collect_errors(problems):
+            raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
+        disabled = []
     return given, strict, disabled
 
 
