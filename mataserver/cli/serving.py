@@ -17,6 +17,7 @@ from mataserver.config import anonymous
 from mataserver.config.addresses import is_loopback, local_url
 from mataserver.config.credentials import key_file, server_keys
 from mataserver.errors import MataError
+from mataserver.processes import landlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,8 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         link = _link(settings, url, composed)
         for line in announcement(settings, url, composed, keys[0].key if made else None, link):
             click.echo(line)
+        if settings.confine_models and not landlock.abi_version():
+            log.warning("models may use every file of the server: Landlock is missing or refused")
         if opening:
             asyncio.get_running_loop().run_in_executor(None, _open, link)
 
