@@ -112,13 +112,15 @@ class Checkpoint:
             self._compiler.compile(self.name, model, self._network, params)
         return model
 
-    def tried(self, model: M, params: Params) -> M:
+    def tried(self, model: M, params: Params, *, doubtful: bool | None = None) -> M:
         """Return ``model``, which runs this checkpoint's network on what its processor makes.
 
-        Where the files leave a doubt that it can, it has to answer for an image. Raises
-        ``MataError`` where it cannot: each request would fail.
+        Where the files leave a doubt that it can, it has to answer for an image; None has the
+        stated sizes decide. Raises ``MataError`` where it cannot: each request would fail.
         """
-        if self._preprocessor is not None and self._preprocessor.may_not_fit(self._network.config):
+        if doubtful is None and self._preprocessor is not None:
+            doubtful = self._preprocessor.may_not_fit(self._network.config)
+        if doubtful:
             try:
                 model.predict([noise_image(PROBE_SIZES[0])], [params])  # type: ignore[attr-defined]
             except torch.OutOfMemoryError:

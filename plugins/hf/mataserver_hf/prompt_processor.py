@@ -70,6 +70,10 @@ _FAMILIES = {
 }
 
 
+_LLAVAS = frozenset({"llava", "llava_next"})
+"""Families whose processor, and not the part of it that reads images, states the pieces."""
+
+
 class PromptProcessor:
     """The processor of one checkpoint."""
 
@@ -86,6 +90,25 @@ class PromptProcessor:
     def tokenizer(self) -> Any:
         """The tokenizer, with the tokens that the processor added."""
         return self._processor.tokenizer
+
+    def may_not_fit(self, config: Any) -> bool:
+        """Whether ``config`` leaves a doubt that its network takes what this makes of an image.
+
+        The text has a placeholder for each piece of an image, so that both have to agree on the
+        size of the pieces, too.
+        """
+        vision, pixels = config.vision_config, self._processor.image_processor
+        pairs = [(pixels, vision, "patch_size", "patch_size")]
+        pairs.append((pixels, vision, "merge_size", "spatial_merge_size"))
+        if self._model_type in _LLAVAS:
+            strategy = "vision_feature_select_strategy"
+            pairs = [(self._processor, vision, "patch_size", "patch_size")]
+            pairs.append((self._processor, config, strategy, strategy))
+        for part, network, name, same in pairs:
+            if hasattr(part, name) and getattr(part, name) != getattr(network, same, None):
+                return True
+        # Of Qwen's images the tensors are pieces in rows: they have no size to compare.
+        return not hasattr(pixels, "merge_size") and self._preprocessor.may_not_fit(config)
 
     def tensors(
         self, images: Sequence[NDArray[np.uint8]], params: VlmParams, prompt: str
@@ -190,7 +213,7 @@ def open_prompt_processor(
     """Open the processor of a checkpoint.
 
     Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template
-    that takes a question.
+    that takes a question, or the size of LLaVA's pieces.
     """
     preprocessor = checkpoint.preprocessor()
     parts = [preprocessor.processor, checkpoint.tokenizer()]
@@ -204,6 +227,11 @@ def open_prompt_processor(
         raise MataError(
             f"the processor configuration of {spec.name} cannot be read; the server's log says why"
         ) from error
+    if model_type in _LLAVAS and not processor.patch_size:  # as older files of both do
+        raise MataError(
+            f"the processor of {spec.name} states no patch_size, so how many tokens an image needs "
+            "is unknown: state that of its network in processor_config.json"
+        )
     if family.format_prompt is chat_prompt:
         if not processor.chat_template:
             raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")

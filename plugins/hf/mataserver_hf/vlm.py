@@ -115,8 +115,8 @@ class VisionLanguageModel:
 def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
     """Load a vision-language model.
 
-    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
-    device.
+    Raises ``MataError`` for a checkpoint that is incomplete or whose parts do not fit each other,
+    and ``Unavailable`` for a missing package or device.
     """
     installation.check()
     from transformers import AutoModelForImageTextToText
@@ -137,9 +137,11 @@ def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
         keep_special=family == "florence2",
         stops=network.stops,
     )
-    return VisionLanguageModel(
+    model = VisionLanguageModel(
         generator, prompt_processor, DIALECTS[family], ConversationImages(ctx)
     )
+    question = VlmParams(prompt="What is it?", max_tokens=1)
+    return checkpoint.tried(model, question, doubtful=prompt_processor.may_not_fit(network.config))
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -113,6 +113,47 @@ def test_what_a_configuration_says_of_sizes(size, stated):
     assert list(stated_sizes(SimpleNamespace(image_size=size))) == stated
 
 
+_UNMATCHED = "Image features and image tokens do not match"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "why"),
+    [
+        ("llava", {"crop_size": {"height": 48, "width": 48}}, "resized to 48x48 pixels"),
+        ("llava_next", {"crop_size": {"height": 48, "width": 48}}, "48"),
+        ("paligemma", {"size": {"height": 64, "width": 64}}, "resized to 64x64 pixels"),
+        ("florence2", {"size": {"height": 48, "width": 96}}, _UNMATCHED),
+        ("smolvlm", {"max_image_size": {"longest_edge": 48}}, _UNMATCHED),
+        ("qwen2_vl", {"patch_size": 7}, "The size of tensor a"),
+        ("qwen3_vl", {"merge_size": 4}, "shape mismatch"),
+    ],
+)
+def test_a_vision_language_model_is_held_to_its_sizes(name, settings, why, with_processor, opened):
+    """Every question would fail: that of an image of a usual size does when it is loaded."""
+    settings = {"size": settings.get("crop_size"), **settings}
+    given = {key: each for key, each in settings.items() if each}
+    told = f"the network of tiny/{name} does not take what its image processor makes .*{why}"
+    with pytest.raises(MataError, match=told):
+        opened(name, with_processor(name, **given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"patch_size": 4}, _UNMATCHED),
+        ({"vision_feature_select_strategy": "full"}, _UNMATCHED),
+        ({"patch_size": None}, "the processor of tiny/llava states no patch_size"),
+    ],
+)
+def test_the_pieces_of_llava_are_those_of_its_network(changes, told, with_processor, opened):
+    """They are in the processor's own settings, and not in those of the images."""
+    path = with_processor("llava")
+    file = path / "processor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(MataError, match=told):
+        opened("llava", path)
+
+
 def test_an_encoder_is_held_to_its_own_size(with_processor, session_context):
     """Of an image-text model the size is that of its images' part, also without the texts'."""
     size = {"height": 64, "width": 64}
