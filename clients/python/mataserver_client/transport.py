@@ -104,6 +104,7 @@ class Transport:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -184,7 +185,9 @@ class Transport:
         headers = {"Accept": "text/event-stream"}
         if data is not None:
             headers["Content-Type"] = "application/json"
-        limit = aiohttp.ClientTimeout(total=None, sock_read=silence or self._timeout)
+        limit = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence or self._timeout
+        )
         try:
             async with _opened(self._session).request(
                 method,
