@@ -86,10 +86,10 @@ def _split(
     strict, disabled = given.pop("strict", False), given.pop("disabled", [])
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
-    if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
-        with collect_errors(problems):
+    with collect_errors(problems):
+        if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
+            disabled = []
             raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
-        disabled = []
     return given, strict, disabled
 
 
