@@ -37,12 +37,30 @@ async def http(tmp_path, checkpoint):
         yield session
 
 
+def png_of(image):
+    """Return an image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def in_base64(png):
+    """Return a picture as our requests have it."""
+    return base64.b64encode(png).decode()
+
+
+def part_of(png):
+    """Return a picture as a part of a message of OpenAI's."""
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{in_base64(png)}"},
+    }
+
+
 async def test_text_is_served(http, model, picture):
     """The answer is the model's, streamed or not, over our API and OpenAI's."""
     image = picture(90, 150)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    png = {"data": buffer.getvalue(), "headers": {"Content-Type": "image/png"}}
+    png = {"data": png_of(image), "headers": {"Content-Type": "image/png"}}
     [expected] = model("qwen3_vl").predict(
         [image], [VlmParams(prompt=QUERY["prompt"], max_tokens=12)]
     )
@@ -66,9 +84,7 @@ async def test_text_is_served(http, model, picture):
         async with http.post("/v1/sessions", json=body) as response:
             assert response.status == status, await response.text()
 
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    picture_of_it = {"type": "image_url", "image_url": {"url": uri}}
-    asked = [picture_of_it, {"type": "text", "text": QUERY["prompt"]}]
+    asked = [part_of(png_of(image)), {"type": "text", "text": QUERY["prompt"]}]
     chat = {"model": "qwen3_vl", "max_tokens": 12, "messages": [{"role": "user", "content": asked}]}
     async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
         answer = await client.chat.completions.create(**chat)
@@ -89,14 +105,13 @@ async def test_text_is_served(http, model, picture):
 async def test_a_conversation_is_served(http, model, picture):
     """OpenAI's client sends all that was said, and the answer is that of the model."""
     image = picture(90, 150)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
     chat = {"model": "qwen3_vl", "max_tokens": 8}
     spoken = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [shown, {"type": "text", "text": "What is this?"}]},
+        {
+            "role": "user",
+            "content": [part_of(png_of(image)), {"type": "text", "text": "What is this?"}],
+        },
     ]
     async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
         create = client.chat.completions.create
@@ -140,12 +155,16 @@ async def test_a_conversation_is_served(http, model, picture):
     for answer in silent:
         assert answer.choices[0].message.content == third.text
         assert answer.usage.prompt_tokens == third.usage.prompt_tokens
+    await in_our_own_form(http, image, first.content, expected.text)
 
-    turns = [{"prompt": "What is this?", "answer": first.content}]
+
+async def in_our_own_form(http, image, answer, expected):
+    """Assert that our own API gives the same answer, refuses half a turn, and tells of turns."""
+    turns = [{"prompt": "What is this?", "answer": answer}]
     params = {"prompt": "Sure?", "system_prompt": "Be brief.", "history": turns, "max_tokens": 8}
-    ours = {"model": "qwen3_vl", "image": encoded, "params": params}
+    ours = {"model": "qwen3_vl", "image": in_base64(png_of(image)), "params": params}
     async with http.post("/v1/infer", json=ours) as response:
-        assert (await response.json())["text"] == expected.text
+        assert (await response.json())["text"] == expected
     ours["params"] = {**params, "history": [{"prompt": "What is this?"}]}
     async with http.post("/v1/infer", json=ours) as response:
         assert response.status == 422
@@ -159,16 +178,9 @@ async def test_a_conversation_is_served(http, model, picture):
 async def test_images_in_several_turns_are_served(http, model, picture):
     """OpenAI's client sends images in any turn and among words; they are read where they stand."""
     images = [picture(*size, seed) for seed, size in enumerate(((60, 90), (80, 50), (70, 70)))]
-    pngs = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        pngs.append(buffer.getvalue())
-    texts = [base64.b64encode(each).decode() for each in pngs]
-    first, second, third = (
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{each}"}}
-        for each in texts
-    )
+    pngs = list(map(png_of, images))
+    texts = list(map(in_base64, pngs))
+    first, second, third = map(part_of, pngs)
     spoken = [
         {"role": "user", "content": [{"type": "text", "text": "What is this?"}, first]},
         {"role": "assistant", "content": "A cat."},
@@ -227,10 +239,7 @@ async def test_an_image_after_its_question(tmp_path, checkpoint, model, picture)
     settings = load(environ={}, directory=tmp_path, data_dir=str(tmp_path))
     registry = Registry(tmp_path / "model_registry.json")
     Catalog(settings, registry, discover(settings, POINTS)).add_local(path, "vlm")
-    buffer = io.BytesIO()
-    Image.fromarray(picture(40, 40)).save(buffer, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    shown = {"type": "image_url", "image_url": {"url": uri}}
+    shown = part_of(png_of(picture(40, 40)))
     read, asked = ({"type": "text", "text": text} for text in ("Read this.", "What is it?"))
     orders = [[shown, read, asked], [read, asked, shown], [read, shown, asked]]
     async with (
