@@ -80,6 +80,8 @@ def test_parameters(ask):
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     said = "params.confidense: unknown parameter; did you mean confidence?"
     assert wrong.stderr == f"error: {said}\n"
+    text = ask("infer", "fake-detect", "picture.png", "-p", "behave=fly")
+    assert text.stderr.startswith("error: params.behave: invalid enum value 'fly'")
     assert ask("infer", "fake-detect", "picture.png", "-p", "confidence").exit_code == 2
 
 
@@ -185,6 +187,8 @@ def test_errors_that_concern_every_file_end_it(ask):
         (["picture.png", "-o", "{stem}.png"], "unknown {stem}: there are name and number"),
         (["picture.png", "-o", "{name.png"], "-o: "),
         (["picture.png", "copy.png", "-o", "out-{name:.1}.png"], None),
+        (["picture.png", "more/picture.png", "-o", "out/"], "two files would be written to out/"),
+        (["picture.png", "-p", '{"confidence"'], '--params: not a JSON object: {"confidence"'),
         (["empty"], "empty holds no picture and no video"),
         (["picture.png", "--task", "track"], "--task is for videos"),
     ],
@@ -192,7 +196,9 @@ def test_errors_that_concern_every_file_end_it(ask):
 def test_wrong_usage(ask, tmp_path, arguments, said):
     """What cannot be asked or written is told before anything is sent."""
     (tmp_path / "empty").mkdir()
-    (tmp_path / "copy.png").write_bytes(picture())
+    (tmp_path / "more").mkdir()
+    for name in ("copy.png", "more/picture.png"):
+        (tmp_path / name).write_bytes(picture())
     result = ask("infer", "fake-detect", *arguments)
     assert result.exit_code == (2 if said else 0)
     assert (said or "") in result.stderr
