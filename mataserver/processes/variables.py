@@ -129,7 +129,7 @@ def for_child(
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    # Not by fnmatch: compiling its patterns took 20 ms of the event loop at the first child.
+    # Not by fnmatch, which compiles each pattern: 2 ms of the event loop at the first child.
     return any(
         name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns
     )
