@@ -307,6 +307,17 @@ def test_a_frame_without_a_mask(cut):
     assert peer.failure.code == 1002
 
 
+@pytest.mark.parametrize("more", [0, 4, 100])
+def test_a_frame_without_a_mask_is_offered_to_nobody(more):
+    """However much comes behind it, of which the first four bytes could be taken for its mask."""
+    peer, offered = Peer(), []
+    framing = FrameChecker(peer, peer, peer.fail, peer.keep)
+    framing.handler = lambda data, at, end: not offered.append(data[at:end])
+    assert framing.feed_data(frame(b"defgh", masked=False) + bytes(more))[0]
+    assert peer.failure.code == 1002
+    assert not offered
+
+
 def test_a_worker_is_not_heard_out_for_ever():
     """A frame that says to be larger than any answer is refused by its first bytes."""
     unframer = wire.FrameSplitter(1000)
