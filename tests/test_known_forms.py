@@ -312,3 +312,15 @@ def test_a_head_with_two_types_keeps_its_boundary():
     head = b"\r\n".join(lines)
     found = head_parsing.parse_start(head + b"x")
     assert (found.boundary, found.key) == (b"", head.replace(b"Length: 1", b"Length: "))
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 1\r\n"])
+@pytest.mark.parametrize(
+    ("line", "uncertain"),
+    [(b"X: y", False), (b"Transfer-Encoding: chunked", True), (b"UPGRADE: h2c", True)],
+)
+def test_what_may_end_elsewhere(length, line, uncertain):
+    """A length says nothing beside these headers, and nothing at all of a CONNECT."""
+    head = b"POST / HTTP/1.1\r\n" + length + line + b"\r\n\r\n"
+    assert head_parsing.parse_start(head).is_uncertain is uncertain
+    assert head_parsing.parse_start(head.replace(b"POST", b"CONNECT", 1)).is_uncertain
