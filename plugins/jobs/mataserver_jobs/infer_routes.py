@@ -28,6 +28,7 @@ from mataserver_jobs.infer import (
     ModelName,
     task_of_model,
 )
+from mataserver_jobs.other_files import refuse_other
 from mataserver_jobs.parameters import KEY_HEADER, idempotency_key, query_and
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
@@ -117,7 +118,7 @@ class InferRoutes:
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if asked.path is not None:
-            await self._ctx.run_blocking(allowed, asked.path, self._roots)
+            await self._ctx.run_blocking(self._resolve, asked.path)
         return self._ctx.http.respond(InferCheck(asked.model, self._spec(asked).task))
 
     async def submit(self, request: web.Request) -> web.Response:
@@ -139,7 +140,7 @@ class InferRoutes:
             raise InvalidParams("path: it or upload is required, unless a file is sent as a form")
         if asked.upload is not None:
             return await self._submit_upload(request, asked, asked.upload, key)
-        asked.path = str(await self._ctx.run_blocking(allowed, asked.path, self._roots))
+        asked.path = await self._ctx.run_blocking(self._resolve, asked.path)
         desk = self._service.desk
         async with desk.draft() as draft:
             return await desk.submit(draft, "infer", asker(request).id, self._spec(asked), key=key)
@@ -158,6 +159,7 @@ class InferRoutes:
                 return again
             async with desk.draft() as draft:
                 await self._ctx.run_blocking(uploads.hand_over, known, draft.input / UPLOAD)
+                await self._ctx.run_blocking(refuse_other, draft.input / UPLOAD)
                 record = await desk.submit(draft, "infer", owner, spec, key=key, size=known.length)
             await self._ctx.run_blocking(uploads.note_taken, known, record.id)
             return record
@@ -175,8 +177,15 @@ class InferRoutes:
                 raise BadRequest("Uploaded file is empty")
             asked = _request_from_form(query_and(request, saved.fields))
             spec = self._spec(asked, saved.name[:255])
+            await self._ctx.run_blocking(refuse_other, draft.input / UPLOAD)
             owner = asker(request).id
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
+
+    def _resolve(self, path: str) -> str:
+        """Return where a path leads. Raises ``NotFound``; ``BadRequest`` for no video or ZIP."""
+        found = allowed(path, self._roots)
+        refuse_other(found)
+        return str(found)
 
     def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
         """Return a job of what was asked. Raises as ``task_of_model``."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver import BadRequest, upright_frame
 from mataserver_jobs import directory
+from mataserver_jobs.other_files import refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,7 @@ def open_source(path: Path) -> ItemSource:
         return Folder(path)
     if zipfile.is_zipfile(path):
         return Archive(path)
+    refuse_other(path)
     return Video(path)
 
 

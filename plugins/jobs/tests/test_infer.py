@@ -182,7 +182,7 @@ async def test_a_server_without_roots_names_the_setting(tmp_path):
 
 async def test_the_documents_examples_work_as_they_stand(ask, tmp_path):
     """Each body's example is taken by the route that it stands at."""
-    (tmp_path / "roots" / "a.png").write_bytes(picture())
+    packed = archive(tmp_path / "roots" / "a.zip", [("a.png", picture())])
     _, document = await ask("GET", "/openapi.json")
     bodies = document["paths"]["/v1/jobs/infer"]["post"]["requestBody"]["content"]
     form = bodies["multipart/form-data"]
@@ -192,9 +192,7 @@ async def test_the_documents_examples_work_as_they_stand(ask, tmp_path):
     asked = {**bodies["application/json"]["example"], "model": "fake-detect"}
     status, job = await ask("POST", "/v1/jobs/infer", json=asked)
     assert status == 202, job
-    job = await sent(
-        ask, tmp_path / "roots" / "a.png", **form["example"] | {"model": "fake-detect"}
-    )
+    await sent(ask, packed, **form["example"] | {"model": "fake-detect"})
     checked = document["paths"]["/v1/jobs/infer/check"]["post"]["requestBody"]["content"]
     asked = {**checked["application/json"]["example"], "model": "fake-detect"}
     assert (await ask("POST", "/v1/jobs/infer/check", json=asked))[0] == 200
@@ -333,10 +331,10 @@ async def test_a_path_that_leads_elsewhere_when_the_job_runs(tmp_path):
     shown, moved = roots / "shown", roots / "moved"
     for folder in (shown, secret):
         folder.mkdir(parents=True)
-        (folder / "a.png").write_bytes(picture())
+        archive(folder / "a.zip", [("a.png", picture())])
     jobs = []
     async with asking(tmp_path / "data", jobs={"roots": [str(roots)], "slots": 0}) as ask:
-        for place in (shown, shown / "a.png"):
+        for place in (shown, shown / "a.zip"):
             asked = {"model": "fake-detect", "path": str(place)}
             status, body = await ask("POST", "/v1/jobs/infer", json=asked)
             assert status == 202
