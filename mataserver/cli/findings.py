@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import msgspec
 
 from mataserver import config
 from mataserver.cli import environment, extensions
-from mataserver.config import moved
+from mataserver.config import anonymous, moved
 from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import check_writable, os_errors_as
 from mataserver.engines.memory import ram_total
@@ -89,6 +90,9 @@ def examine(config_file: str | None) -> Findings:
     _check_directories(settings, findings)
     _check_memory(settings, findings)
     plugins = _check_plugins(settings, findings)
+    problem = anonymous.contradiction(settings, os.environ)
+    if problem is not None and any(plugin.name == "accounts" for plugin in plugins.usable):
+        findings.errors.append(problem)
     _check_engines(settings, plugins, findings)
     _check_confinement(settings, plugins, findings)
     _check_commands(findings)

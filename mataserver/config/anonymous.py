@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "AUTH_ENABLED"
 _NAMES = {"accounts", "mataserver-accounts"}
-_FALSE = {"0", "false", "no", "off"}
+_FALSE, _TRUE = {"0", "false", "no", "off"}, {"1", "true", "yes", "on"}
 
 log = logging.getLogger("mataserver")
 
@@ -41,6 +41,19 @@ def applies(settings: Settings, environ: Mapping[str, str]) -> bool:
     if not isinstance(disabled, list) or any(name in _NAMES for name in disabled):
         return False
     return bool(importlib.metadata.entry_points(group="mataserver", name="accounts"))
+
+
+def contradiction(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return why the plugin would refuse to start, None if it would not."""
+    word, mode = environ.get(VARIABLE, "").strip().lower(), settings.auth_mode
+    if word and word not in _FALSE | _TRUE:
+        return f"environment: {VARIABLE}: must be true or false"
+    if word and (word in _FALSE) != (mode == "none"):
+        return (
+            f"environment: {VARIABLE}={word}: the plugin accounts does not start with auth_mode "
+            f"{mode}, host {settings.host} and trust_proxy {str(settings.trust_proxy).lower()}"
+        )
+    return None
 
 
 def warn(settings: Settings, environ: Mapping[str, str], dotenv: Mapping[str, str]) -> None:

@@ -119,3 +119,24 @@ def test_a_server_that_must_ask(terminal, monkeypatch, more):
     assert done.returncode == 1
     assert "AUTH_ENABLED=false: this server asks" in done.stderr
     assert "auth_mode: none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({**OFF, "MATA_SERVER_HOST": "0.0.0.0"}, "auth_mode api_key, host 0.0.0.0"),
+        ({**OFF, "MATA_SERVER_TRUST_PROXY": "true"}, "trust_proxy true"),
+        ({"AUTH_ENABLED": "yes", "MATA_SERVER_AUTH_MODE": "none"}, "auth_mode none"),
+        ({"AUTH_ENABLED": "maybe"}, "must be true or false"),
+        (OFF, None),
+        ({"AUTH_ENABLED": "True"}, None),
+    ],
+)
+def test_a_check_tells_what_a_start_refuses(terminal, monkeypatch, environ, told):
+    """``mataserver check`` has an error exactly where a server with accounts would not start."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    done = terminal.finish("check")
+    found = [line for line in done.stdout.splitlines() if "AUTH_ENABLED" in line]
+    assert (done.returncode, len(found)) == ((0, 0) if told is None else (1, 1)), done.stdout
+    assert told is None or (found[0].startswith("error: ") and told in found[0])
