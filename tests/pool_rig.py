@@ -95,13 +95,14 @@ class Rig:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure = None
+        self.metrics = Metrics()
         usual = {"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0}
         usual["is_remote_engine"] = "ray".__eq__
         chosen = PoolPolicy(**{**usual, **policy})
         self.pool = ModelPool(
             self.load,
             probe or Probe(),
-            Metrics(),
+            self.metrics,
             chosen,
             clock=lambda: self.now,
             wall=lambda: self.wall,

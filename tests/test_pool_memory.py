@@ -9,7 +9,7 @@ import pytest
 
 from mataserver.engines.memory import Gpu
 from mataserver.errors import OutOfMemory, Unavailable
-from pool_rig import JOB, MB, Probe, Rig
+from pool_rig import JOB, MB, Probe, Rig, until
 
 
 async def test_keep_alive_unloads_an_idle_model():
@@ -222,3 +222,46 @@ async def test_a_clock_that_is_set_back_changes_no_eviction():
     async with asyncio.timeout(5):
         await rig.touch("c")
     assert [rig.state(name) for name in "abc"] == ["evicted", "ready", "ready"]
+
+
+@pytest.mark.parametrize("end", [RuntimeError("no luck"), SystemExit(1), BaseException("panic")])
+async def test_a_worker_that_cannot_be_closed_is_unloaded_all_the_same(caplog, end):
+    """Its engine may be a plugin's: that is logged, and who needs the room is not who failed."""
+    rig = Rig(Probe(300 * MB))
+    await rig.touch("a")
+    worker, terminated = rig.workers["a"], []
+
+    async def fail():
+        raise end
+
+    worker.close, worker.terminate = fail, terminated.append
+    await rig.touch("big", estimate=250)
+    assert [rig.state(name) for name in ("a", "big")] == ["evicted", "ready"]
+    assert 'mataserver_model_memory_bytes{model="a"} 0.0' in rig.metrics.render().decode()
+    rig.workers["big"].terminate = lambda _error: None
+    rig.pool.dismiss()
+    assert not terminated
+    assert "the worker of a could not be closed" in caplog.text
+
+
+async def test_an_eviction_is_not_given_up_with_who_waits_for_the_room():
+    """What has begun to be unloaded is closed; else nobody would ever close it."""
+    rig = Rig(Probe(100 * MB))
+    await rig.touch("a")
+    worker, begun, may_end = rig.workers["a"], asyncio.Event(), asyncio.Event()
+
+    async def close():
+        begun.set()
+        await may_end.wait()
+        worker.closed = True
+
+    worker.close = close
+    waiting = asyncio.create_task(rig.pool.reserve(100 * MB).__aenter__())
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    may_end.set()
+    await until(lambda: worker.closed)
+    await rig.touch("b")
+    assert rig.state("b") == "ready"

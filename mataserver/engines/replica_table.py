@@ -104,8 +104,7 @@ class ReplicaTable:
         idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.is_alive:
             await idle.wait()
-        with ends_logged(log, "a worker could not be closed"):  # an engine may be a plugin's
-            await worker.close()
+        await close_logged(worker)
         # Only now, and not if cancelled: a close of all workers must still see one that hangs.
         self.workers[index] = None
         self.suspects.discard(index)
@@ -117,3 +116,9 @@ class ReplicaTable:
             self.load[index] -= 1
             if index in self.retiring and not self.load[index]:
                 self.retiring[index].set()
+
+
+async def close_logged(worker: Worker) -> None:
+    """Close a worker, whose engine may be a plugin's; log how that failed."""
+    with ends_logged(log, "a worker could not be closed"):
+        await worker.close()

@@ -14,12 +14,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.replica_table import ReplicaTable
+from mataserver.engines.replica_table import ReplicaTable, close_logged
 from mataserver.engines.restarts import Restarts
 from mataserver.engines.work import Outcome
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
-from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -155,7 +154,7 @@ class Replicas:
         """Unload every replica."""
         self._closed = True
         ending = self._restarts.cancel()
-        closing = [_close(worker) for worker in self._table.existing]
+        closing = [close_logged(worker) for worker in self._table.existing]
         await asyncio.gather(*ending, *closing, return_exceptions=True)
 
     async def grow(self) -> None:
@@ -224,9 +223,3 @@ class Replicas:
         if job.session and self.report.stateful:
             return self._table.replica_of(job.session)
         return self._table.least_loaded()
-
-
-async def _close(worker: Worker) -> None:
-    """Close a worker in a task of its own, where ``sys.exit`` in an engine would end the loop."""
-    with ends_as_errors():
-        await worker.close()

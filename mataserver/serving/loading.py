@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable, shortage_error
+from mataserver.plugin_ends import ends_logged
 from mataserver.serving import text_worker
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
@@ -114,7 +115,8 @@ class LoadCoordinator:
         finally:
             slot.loading = None
         if not worker.is_alive:
-            await worker.close()
+            with ends_logged(log, "the worker of %s could not be closed", name):
+                await worker.close()
             raise self._died(slot)
         await self._install_worker(slot, worker)
         log.info("loaded %s (%s)", name, slot.plan.backend.name)

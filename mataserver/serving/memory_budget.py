@@ -100,7 +100,8 @@ class MemoryBudget:
                 candidates = [s for s in self._evictable() if shortage == "ram" or s.vram]
                 victim = self._victim(candidates)
                 if victim is not None:
-                    await self._residency.unload(victim, "evicted")
+                    # Shielded: it is not half unloaded when who waits for the room goes away.
+                    await asyncio.shield(self._residency.unload(victim, "evicted"))
                 elif candidates:
                     return max(0.01, min(map(self._age_left, candidates)))
                 else:

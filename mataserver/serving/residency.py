@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mataserver.errors import Unavailable
-from mataserver.plugin_ends import ends_as_errors
+from mataserver.plugin_ends import ends_logged
 from mataserver.serving.slots import Slot
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class Residency:
             if batcher is not None:
                 await batcher.drain()
             if worker is not None:
-                with ends_as_errors():  # an engine may be a plugin's
+                # An engine may be a plugin's. Who waits for the memory is not who failed.
+                with ends_logged(log, "the worker of %s could not be closed", name):
                     await worker.close()
                 self.closing.discard(worker)
             self.set_memory_gauge(name)
