@@ -60,6 +60,7 @@ class AsyncClient(ModelRequests, InferenceRequests, JobRequests):
 
     async def __aexit__(self, *exc: object) -> None:
         """End the streams, delete the sessions that they made, and close the connections."""
+        self._transport.closing = True
         try:
             for stream in list(self._streams):
                 await close_idle(stream)

@@ -34,6 +34,13 @@ class ConnectionFailed(MataError):
     status = 0
 
 
+class ClosedMeanwhile(ConnectionFailed):
+    """The client was closed during the call: another try is of no use."""
+
+    def __init__(self, detail: str = "The client was closed during the call") -> None:
+        super().__init__(detail)
+
+
 KEY_HINT = (
     "a server keeps the key that it made in api_key in its data_dir, by default "
     "~/.mataserver/api_key; others are in its settings api_keys and api_key"

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from mataserver_client.errors import BadRequest, Conflict, MataError, NotFound
-from mataserver_client.failures import PASSING_STATUSES, BadAnswer, ConnectionFailed
+from mataserver_client.failures import (
+    PASSING_STATUSES,
+    BadAnswer,
+    ClosedMeanwhile,
+    ConnectionFailed,
+)
 from mataserver_client.replies import Failure, Job, JobCreated, JobFiles
 from mataserver_client.requests import Requests
 from mataserver_client.transport import Answer
@@ -178,7 +183,8 @@ class _Patience:
         now = time.monotonic()
         if self._until is None:
             self._until = now + PATIENCE_SECONDS
-        passing = failure.status in _PASSING and not isinstance(failure, BadAnswer)
+        lasting = isinstance(failure, (BadAnswer, ClosedMeanwhile))
+        passing = failure.status in _PASSING and not lasting
         if not passing or not self._answered or now > self._until:
             raise failure
         await asyncio.sleep(PAUSE_SECONDS)

@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mataserver_client.failures import ConnectionFailed
+from mataserver_client.failures import ClosedMeanwhile
 from mataserver_client.stream import close_idle
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class LoopThread:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise ConnectionFailed("The client was closed during the call") from None
+            raise ClosedMeanwhile from None
         finally:
             future.cancel()  # after an interrupt; a finished call does not mind
 

@@ -19,6 +19,7 @@ from mataserver_client.failures import (
     PASSING_CODES,
     PASSING_STATUSES,
     BadAnswer,
+    ClosedMeanwhile,
     ConnectionFailed,
     from_close,
 )
@@ -148,6 +149,8 @@ class FrameStream:
 
     async def _pause(self, failure: MataError, *, again: bool) -> None:
         """Wait before the next try, or raise ``failure`` when there is none."""
+        if self._transport.closing:
+            raise ClosedMeanwhile
         policy = self._reconnect
         if not again or policy is None or self._attempts >= policy.tries:
             raise failure

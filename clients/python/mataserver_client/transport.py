@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from mataserver_client.failures import BadAnswer, from_answer
+from mataserver_client.failures import BadAnswer, ClosedMeanwhile, from_answer
 from mataserver_client.unreachable import from_exception
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ class Transport:
         self._timeout = timeout
         self.turns = asyncio.Semaphore(MOST_REQUESTS)
         self._other_turns = asyncio.Semaphore(MOST_REQUESTS)
+        self.closing = False
+        """Whether its owner is closing the client: what fails then fails for that."""
         self._session: aiohttp.ClientSession | None = None
+        self._answers: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._readers: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
@@ -96,6 +100,7 @@ class Transport:
         It has no limit, as turns have: a stream that waits for another's end to have a connection
         waits for ever, and so would every request.
         """
+        self.closing = False
         headers = {"Accept": f"{MSGPACK}, application/json;q=0.5"} if self.msgpack else {}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -109,7 +114,11 @@ class Transport:
         )
 
     async def close(self) -> None:
-        """Close every connection; threads that read frames end with what they are reading."""
+        """Close every connection; threads that read frames end with what they are reading.
+
+        Who waits for the rest of an answer is told so: the library would let them wait for ever.
+        """
+        self.closing = True
         session, self._session = self._session, None
         readers, self._readers = self._readers, None
         if readers is not None:
@@ -117,6 +126,8 @@ class Transport:
             # ends, no call begins any more, and these threads have ended.
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().run_in_executor(None, readers.shutdown)
+        for answer in self._answers:
+            answer.content.set_exception(ClosedMeanwhile())
         if session is not None:
             await session.close()
 
@@ -167,9 +178,10 @@ class Transport:
                     timeout=limit,
                 ) as response,
             ):
+                self._answers.add(response)
                 body = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise from_exception(error, self.where) from None
+            raise self._failure(error) from None
         if response.status >= 300:
             raise self._without_key(from_answer(response.status, response.headers, body))
         return Answer(body, response.content_type == MSGPACK, response.headers)
@@ -197,6 +209,7 @@ class Transport:
                 allow_redirects=False,
                 timeout=limit,
             ) as response:
+                self._answers.add(response)
                 if response.status >= 300:
                     body = await response.read()
                     raise self._without_key(from_answer(response.status, response.headers, body))
@@ -206,7 +219,7 @@ class Transport:
                     fields = dict(line.partition(b": ")[::2] for line in block.splitlines())
                     yield fields.get(b"event", b"").decode(), fields.get(b"data", b"")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise from_exception(error, self.where) from None
+            raise self._failure(error) from None
 
     async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse | MataError:
         """Open a WebSocket; a failure is returned, not raised.
@@ -228,7 +241,11 @@ class Transport:
                 return BadAnswer("The server does not speak WebSocket here")
             return from_answer(error.status, error.headers or {}, b"")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return from_exception(error, self.where)
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> MataError:
+        """Return why there is no answer, in words."""
+        return ClosedMeanwhile() if self.closing else from_exception(error, self.where)
 
     def _without_key(self, error: MataError) -> MataError:
         """Blot the key out of a detail in which a server or a proxy repeats the request."""

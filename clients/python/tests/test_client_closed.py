@@ -1,0 +1,123 @@
+"""A client that is closed while others of its program still use it: they are told, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+from api_stand_in import BOXES, KEY, StandIn, picture
+from client_cases import collect
+
+from mataserver_client import AsyncClient, ConnectionFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+JOB = (
+    b'{"id":"1","kind":"infer","owner":"a","state":"running","stage":"","progress":1,"message":"",'
+    b'"spec":{},"result":null,"error":null,"attempt":1,"created_at":1,"started_at":1,'
+    b'"finished_at":null,"expires_at":null,"bytes_used":0}'
+)
+EVENT = {
+    "/v1/jobs/1/events": b"event: job\ndata: " + JOB + b"\n\n",
+    "/v1/infer": b'event: token\ndata: {"text": "one"}\n\n',
+}
+
+
+async def ask(client):
+    yield await client.health()
+
+
+async def send(client):
+    yield await client.send_file(__file__)
+
+
+WAYS = {
+    "answer": ask,
+    "upload": send,
+    "text": lambda client: client.generate("acme/words", picture(1)),
+    "job": lambda client: client.follow_job("1"),
+}
+
+
+class Beginning:
+    """A server whose every answer begins and never ends."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(EVENT.get(request.path, b"{"))
+        self.begun.set()
+        return await asyncio.Event().wait()
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_waits_for_the_rest_of_an_answer_is_told(way):
+    """The library forgets an answer that is being read; its reader waited for ever."""
+    server = Beginning()
+    async with asyncio.timeout(30), server.serve() as url, AsyncClient(url) as client:
+        reading = asyncio.create_task(collect(WAYS[way](client)))
+        await server.begun.wait()
+        await client.__aexit__()
+        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            await reading
+
+
+@pytest.mark.parametrize("way", ["text", "job"])
+async def test_who_goes_on_reading_later_is_told(way):
+    """It was the library's ``RuntimeError: Connection closed.``."""
+    async with asyncio.timeout(30), Beginning().serve() as url:
+        async with AsyncClient(url) as client:
+            items = WAYS[way](client)
+            await anext(items)
+        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            await anext(items)
+
+
+async def test_a_stream_of_a_session_that_stays_is_not_tried_again():
+    """A stream with a session of its own ends with that; one of the caller's is told."""
+    stand_in, came = StandIn(), asyncio.Event()
+
+    async def frames():
+        yield picture(1)
+        await asyncio.Event().wait()
+
+    async def read(client):
+        async for _ in client.stream(await client.create_session(BOXES), frames()):
+            came.set()
+
+    async with asyncio.timeout(30), stand_in.serve(), AsyncClient(stand_in.url, KEY) as client:
+        reading = asyncio.create_task(read(client))
+        await came.wait()
+        await client.__aexit__()
+        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            await reading
+    assert not stand_in.deleted
+
+
+async def test_a_client_that_is_opened_again_is_open():
+    """What was closed before says nothing of it."""
+    async with StandIn().serve() as stand_in:
+        client = AsyncClient(stand_in.url, KEY)
+        for _ in range(2):
+            async with client:
+                stream = client.stream(BOXES, [picture(1), picture(2)])
+                assert len(await collect(stream)) == 2
