@@ -134,8 +134,8 @@ SENTENCE = f"""(async (name) => {{
 LOOSE = """(() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
   while (walk.nextNode()) {
-    const { data, parentElement } = walk.currentNode;
-    if (/[\\u202a-\\u202e]/.test(data) && parentElement.localName !== "option") found.push(data);
+    const { data } = walk.currentNode;
+    if (/[\\u202a-\\u202e]/.test(data)) found.push(data);
   }
   for (const each of document.querySelectorAll("[title], [aria-label], [alt]")) {
     const said = `${each.title}${each.ariaLabel}${each.getAttribute("alt")}`;
@@ -176,3 +176,38 @@ async def test_an_error_about_a_name_that_turns(turned):
     await turned.give()
     await turned.until("document.querySelector('.right .note.bad')?.innerText")
     assert await turned.evaluate(LOOSE) == []
+
+
+BARE = f"""(async (name) => {{
+  const {{ html, render }} = await import("./console/html.mjs");
+  const root = document.body.appendChild(document.createElement("div"));
+  render(html`<select><option value=${{name}}>${{[name]}}</option></select>
+    <svg><circle><title>${{name}}</title></circle><text>${{name}}</text></svg>`, root);
+  return [root.querySelector("option").value, root.textContent];
+}})({json.dumps(TURNS)})"""
+
+
+async def test_where_no_element_stands(turned):
+    """An option and the texts of a drawing show what would turn them, and give the name itself."""
+    value, text = await turned.evaluate(BARE)
+    assert value == TURNS
+    assert text.count("photo\\u202egnp") == 3
+    assert await turned.evaluate(LOOSE) == []
+
+
+TOLD = f"""(async (sentences) => {{
+  const {{ html, render }} = await import("./console/html.mjs");
+  const {{ sentence }} = await import("./console/direction.mjs");
+  const root = document.body.appendChild(document.createElement("div"));
+  render(html`${{sentences.map((each) => html`<p key=${{each}}>${{sentence(each)}}</p>`)}}`, root);
+  return [...root.children].map((each) =>
+    ({PLACES})(each, "is", "not", "known").map(([, left]) => left));
+}})"""
+
+
+async def test_a_sentence_of_the_server_that_begins_with_such_a_name(turned):
+    """It goes on to the right of the name, as English does."""
+    sentences = [f"{name} is not known" for name in (HEBREW, ADLAM, "\u200fa", "plain")]
+    for places in await turned.evaluate(f"{TOLD}({json.dumps(sentences)})"):
+        assert places == sorted(places)
+        assert len(places) == 3

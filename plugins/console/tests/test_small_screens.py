@@ -185,3 +185,53 @@ async def test_the_time_on_paper(tmp_path):
         panel = "getComputedStyle(document.querySelector('.panel.right')).display"
         assert await person.evaluate(panel) == "block"
         await person.page.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("width", [360, 320])
+async def test_where_a_picture_is_dropped(tmp_path, width):
+    """The place and its three buttons are within the screen, with its margin on both sides."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(**{**PHONE, "width": width})
+        for page in ("try", "compare", "ask"):
+            await person.go(page)
+            await person.until(f"location.hash === '#/{page}' && !!document.querySelector('.drop')")
+            inside = await person.evaluate("""(() => {
+              const box = (each) => each.getBoundingClientRect();
+              const drop = document.querySelector(".drop");
+              const all = [...drop.querySelectorAll(".btn")];
+              const stage = box(document.querySelector(".stage"));
+              return all.length === 3 && all.every((each) => box(each).right <= box(drop).right)
+                && box(drop).left - stage.left === stage.right - box(drop).right;
+            })()""")
+            assert inside, page
+
+
+async def test_who_asks_the_fleet(tmp_path):
+    """Where no heading stands over a row's figures, each says what it counts."""
+    labels = 'application="shop",model="shelf",consumer="till"'
+    counts = f"mataserver_gateway_requests_total{{{labels}}} 3"
+    async with fleet(tmp_path) as (server, _), shown(server.url, tmp_path) as person:
+        await person.screen(**{**PHONE, "width": 360})
+        await person.evaluate(f"""window.real = fetch; window.fetch = (path, options) =>
+          String(path) === "metrics" ? Promise.resolve(new Response({counts!r}))
+            : real(path, options); 0""")
+        await person.go("fleet?part=traffic")
+        row = "document.querySelector('[aria-label=\"Who asks\"] tbody tr')?.innerText"
+        told = await person.until(row)
+        assert "of till: 3 requests, 0 failed" in told
+        assert await person.faults() == []
+
+
+async def test_the_settings_on_paper(tmp_path):
+    """A sheet has a setting a line, without what would find or change one."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(794, 1100)
+        await person.go("server")
+        await person.until("document.querySelectorAll('.settings tbody tr').length > 50")
+        await person.page.call("Emulation.setEmulatedMedia", media="print")
+        lines = """[...document.querySelectorAll(".settings tbody tr")].slice(0, 5)
+          .map((row) => row.offsetHeight)"""
+        assert max(await person.evaluate(lines)) < 32
+        seen = "document.querySelector('.filter').checkVisibility()"
+        assert not await person.evaluate(seen)
+        await person.page.call("Emulation.setEmulatedMedia", media="")

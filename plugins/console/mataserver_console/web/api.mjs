@@ -1,6 +1,6 @@
 // Requests to the server, by paths relative to the page: it may lie below a proxy's prefix.
 import { cell } from "./cell.mjs";
-import { escaped, named } from "./direction.mjs";
+import { named, sentence } from "./direction.mjs";
 import { note } from "./server_time.mjs";
 
 /** @typedef {{id: string, name: string, kind: string, scopes: string[], csrf?: string}} Person */
@@ -182,7 +182,7 @@ async function refusal(answer, path, asker) {
   const wait = Number(answer.headers.get("Retry-After")) || 0;
   // A cookie that is over: the page stays as it is, with the sign-in before it. Who has signed in since has another one.
   if (answer.status === 401 && asker && who.get() === asker && !leaving && !path.startsWith("auth/")) who.set(null);
-  return new Refused(answer.status, escaped(String(detail)), answer.headers.get("X-Request-Id") ?? "", wait);
+  return new Refused(answer.status, sentence(String(detail)), answer.headers.get("X-Request-Id") ?? "", wait);
 }
 
 /** The parts of a Server-Timing header, in milliseconds by name. */

@@ -12,5 +12,8 @@ export const visible = (text) => numbered(text, /[\u202a-\u202e\u2066\u2067]/g);
 /** A text without any control of direction, as of an error of the server. @param {string} text */
 export const escaped = (text) => numbered(text, /[\u202a-\u202e\u2066-\u2069]/g);
 
+/** A sentence of the server, which is English also if it begins with a name that is read to the left. @param {string} text */
+export const sentence = (text) => (TURNED.test(/[\p{L}\u200f]/u.exec(text)?.[0] ?? "") ? `\u200e${escaped(text)}` : escaped(text));
+
 /** A name as it goes into a sentence, whose words stay where they are. @param {string} name */
 export const named = (name) => (TURNED.test(name) ? `\u2068${escaped(name)}\u2069` : name);

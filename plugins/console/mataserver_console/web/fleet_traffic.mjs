@@ -1,7 +1,7 @@
 // Traffic: what the gateway of this server is asked, by whom, and what it leads to.
 import { State, Trouble } from "./controls.mjs";
 import { TrafficChart, useLooks } from "./fleet_looks.mjs";
-import { bytes } from "./format.mjs";
+import { bytes, count } from "./format.mjs";
 import { html } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { useListing } from "./listing.mjs";
@@ -14,8 +14,8 @@ export function Traffic() {
   const servers = useListing(now?.servers ?? NONE, (each) => each.server, { step: 24 });
   if (error) return html`<${Trouble} error=${error}/>`;
   return html`<${TrafficChart}/>${rows.filter}
-    <div class="two-up"><section class="card cards" aria-label="Who asks"><header><h2>Since the gateway's start</h2></header><div class="tscroll"><table><thead><tr><th>Application, model</th><th>Consumer</th><th class="num">Requests</th><th class="num wide">Failed</th><th class="num wide">In, out</th></tr></thead>
-      <tbody>${rows.drawn.map((row) => html`<tr key=${row.key}><td><b class="strong">${row.application}</b> <span class="quiet">${row.model}</span></td><td>${row.consumer}</td><td class="num">${row.requests.toLocaleString("en")}</td>
+    <div class="two-up"><section class="card cards" aria-label="Who asks"><header><h2>Since the gateway's start</h2></header><div class="tscroll"><table><thead><tr><th>Application, model</th><th class="wide">Consumer</th><th class="num wide">Requests</th><th class="num wide">Failed</th><th class="num wide">In, out</th></tr></thead>
+      <tbody>${rows.drawn.map((row) => html`<tr key=${row.key}><td><b class="strong">${row.application}</b> <span class="quiet">${row.model}</span><div class="narrow help">of ${row.consumer}: ${count(row.requests, "request")}, ${row.failed.toLocaleString("en")} failed, ${bytes(row.in)} in, ${bytes(row.out)} out</div></td><td class="wide">${row.consumer}</td><td class="num wide">${row.requests.toLocaleString("en")}</td>
         <td class="num wide">${row.failed.toLocaleString("en")}</td><td class="num wide">${bytes(row.in)}, ${bytes(row.out)}</td></tr>`)}</tbody></table></div>${rows.rest}
       ${now && !now.rows.length && html`<p class="pad help">Nothing was asked of this gateway yet.</p>`}</section>
     <section class="card" aria-label="Servers"><header><h2>Servers</h2></header><ul class="sugg plain">${servers.drawn.map((each) => html`<li key=${each.server}><b class="strong grow cut">${each.server}</b>

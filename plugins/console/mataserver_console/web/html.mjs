@@ -12,6 +12,9 @@ function apart(child) {
   return typeof child === "string" && isTurned(child) ? h("bdi", null, visible(child)) : child;
 }
 
+/** The same where a part of its own cannot stand. */
+const bare = (child) => (Array.isArray(child) ? child.map(bare) : typeof child === "string" && isTurned(child) ? visible(child) : child);
+
 /** An element's properties, of which some are read by people. */
 function readable(properties) {
   const turned = READ.filter((name) => typeof properties?.[name] === "string" && isTurned(properties[name]));
@@ -19,7 +22,7 @@ function readable(properties) {
 }
 
 export const html = htm.bind((type, properties, ...children) => (typeof type === "string"
-  ? h(type, readable(properties), ...(BARE.has(type) ? children : children.map(apart))) : h(type, properties, ...children)));
+  ? h(type, readable(properties), ...children.map(BARE.has(type) ? bare : apart)) : h(type, properties, ...children)));
 export { Fragment, createContext, render };
 
 /** A component that is drawn anew only if one of its properties is another one: of a thousand in a list, those that change. */

@@ -3,6 +3,7 @@ import { Cloud, fileOf } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Button, Copy, Note, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { sentence } from "./direction.mjs";
 import { useDropped } from "./drops.mjs";
 import { ago, bytes, long, parted, zoned } from "./format.mjs";
 import { Bar } from "./frame.mjs";
@@ -149,7 +150,7 @@ function Failures({ job: { message, result: { failed, failures = [] } } }) {
     ${left > 0 && html`<li class="quiet">and ${left.toLocaleString("en")} more</li>`}</ul>`}<//>`;
 }
 
-const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(job.error)}/>`}
+const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(sentence(job.error))}/>`}
   ${job.result?.failed > 0 && job.message && html`<${Failures} job=${job}/>`}
   ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
     ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}

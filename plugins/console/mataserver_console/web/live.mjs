@@ -2,6 +2,7 @@
 import { ask, isAbort, may, Refused, send, silence } from "./api.mjs";
 import { Chart, Legend } from "./chart.mjs";
 import { Button, Dialog, Note, State, Sure, Trouble, useSlow } from "./controls.mjs";
+import { sentence } from "./direction.mjs";
 import { ago, count, long, ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -159,7 +160,7 @@ function Tile({ session }) {
     return () => { leave(); control.abort(); clearTimeout(timer); document.removeEventListener("visibilitychange", look); URL.revokeObjectURL(last); };
   }, [session.session_id]);
   const kind = { connected: "ok", connecting: "busy", failed: "bad", idle: "off" }[camera.state] ?? "off";
-  const why = camera.problem ?? shot.error;
+  const why = camera.problem ? sentence(camera.problem) : shot.error;
   return html`<article class="card tile"><div class="tpic">${shot.url && camera.state !== "failed" ? html`<img src=${shot.url} alt=${`What ${session.session_id} shows`}/>${shot.error && html`<span class="glass vl"><${State} kind="bad"><span title=${shot.error}>of ${ago(shot.at)}</span><//></span>`}`
     : html`<div class="nopic">${why ? html`<${Icon} name="warn"/><span>${why}</span>` : html`<span class="quiet">Waiting for a picture</span>`}</div>`}</div>
     <div class="tfoot"><div class="row between"><b class="cut strong">${session.session_id}</b><${State} kind=${kind}>${camera.state}<//></div>

@@ -1,7 +1,7 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, may } from "./api.mjs";
 import { Button, KINDS, Menu, State, Sure, Trouble, put } from "./controls.mjs";
-import { named } from "./direction.mjs";
+import { named, sentence } from "./direction.mjs";
 import { ago, bytes, count, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -33,7 +33,7 @@ const Meter = ({ part, label }) => html`<div class="meter grow" role="progressba
 
 function PullRow({ own }) {
   return html`<tr><td><${Name} name=${own.model}/>
-      ${own.error ? html`<div class="err">${own.error}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
+      ${own.error ? html`<div class="err">${sentence(own.error)}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
         : html`<div class="row prog"><${Meter} part=${own.total ? own.done / own.total : 0} label=${`Pulling ${named(own.model)}`}/>
           <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
     <td class="wide"><span class="tag">${own.task}</span></td>
@@ -83,7 +83,7 @@ function Row({ model, sessions, figures }) {
   ];
   const effect = `${size(model.memory_mb)}${used ? `; ${used} ${used === 1 ? "session uses" : "sessions use"} it` : ""}`;
   return html`<tr data-model=${model.model} ref=${row}><td><${Name} name=${model.model} pinned=${model.pinned}/>
-      ${(acts.error ?? model.error) && html`<div class="err" role=${acts.error ? "alert" : undefined}>${acts.error?.message ?? model.error}</div>`}
+      ${(acts.error ?? model.error) && html`<div class="err" role=${acts.error ? "alert" : undefined}>${acts.error?.message ?? sentence(model.error)}</div>`}
       ${asked && html`<div class="row wrap"><span class="help full">It is taken off the list; its files stay.</span>
         <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}><span class="cut">Remove ${parted(model.model)[1]}</span><//><${Button} small bare class="keep" onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
     <td class="wide"><span class="tag">${model.task}</span></td>

@@ -37,7 +37,7 @@ function Place({ number, job, images, views, mark, setMark }) {
   };
   const said = mark.x === null ? "click on the place" : `${mark.x}, ${mark.y}`;
   return html`<div class="stack-4"><label class="row"><span class="label">${number}</span><select class="field" aria-label=${`Photograph of place ${number}`} value=${mark.image} onChange=${(event) => setMark({ image: event.target.value, x: null, y: null })}>
-      ${views.map((each) => html`<option key=${each.image}>${each.image}</option>`)}</select></label>
+      ${views.map((each) => html`<option key=${each.image} value=${each.image}>${each.image}</option>`)}</select></label>
     <div class="marked" style=${{ aspectRatio: `${view.width} / ${view.height}` }} tabindex="0" role="application" aria-label=${`Place ${number} in ${named(mark.image)}: ${said}. Arrows move it, with Shift by ten pixels.`} onClick=${click} onKeyDown=${press}>
       <${Shown} src=${url} alt="" draggable="false"/>${mark.x !== null && html`<span class="cross" style=${{ left: `${((mark.x + 0.5) / view.width) * 100}%`, top: `${((mark.y + 0.5) / view.height) * 100}%` }}><b>${number}</b></span>`}</div>
     <div class="row"><span class="help grow" role="status">${said}</span>${mark.x !== null && html`<${Glass} mark=${mark} view=${view} url=${url}/>`}</div></div>`;

@@ -2,6 +2,7 @@
 import { may, who } from "./api.mjs";
 import { Accounts } from "./accounts.mjs";
 import { State, Switch, Trouble } from "./controls.mjs";
+import { sentence } from "./direction.mjs";
 import { Bar, useReady } from "./frame.mjs";
 import { html, useMemo, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -38,7 +39,7 @@ function Plugins() {
       const missing = plugin.backends.filter((each) => each.missing.length);
       return html`<li key=${plugin.name}><div class="grow"><div class="row wrap"><b class="strong">${plugin.name}</b>${plugin.version && html`<span class="quiet">${plugin.version}</span>`}
         ${[...new Set(plugin.backends.map((each) => each.task))].map((task) => html`<span class="tag" key=${task}>${task}</span>`)}</div>
-        ${plugin.error && html`<div class="err">${plugin.error}</div>`}${plugin.note && html`<div class="help">${plugin.note}</div>`}
+        ${plugin.error && html`<div class="err">${sentence(plugin.error)}</div>`}${plugin.note && html`<div class="help">${plugin.note}</div>`}
         ${missing.map((each) => html`<div class="help" key=${each.name}>${each.name} needs ${each.missing.join(", ")}${each.install ? html`: <code>${each.install}</code>` : ""}</div>`)}</div>
         <${State} kind=${plugin.error ? "bad" : missing.length ? "warn" : "ok"}>${plugin.error ? "not in use" : missing.length ? "in part" : "in use"}<//></li>`;
     })}</ul></section>`;
