@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from mataserver.engines.memory import Gpu
-from mataserver.errors import OutOfMemory, Unavailable
+from mataserver.errors import MataError, OutOfMemory, Unavailable
 from pool_rig import JOB, MB, Probe, Rig, until
 
 
@@ -54,6 +54,48 @@ async def test_measured_memory_decides_over_the_estimate():
     await rig.touch("small")
     await rig.touch("big", estimate=10)
     assert rig.state("small") == "evicted"
+
+
+@pytest.mark.parametrize("failure", [None, MataError("broken")])
+async def test_a_failed_load_does_not_forget_what_was_measured(failure):
+    """A load that found no room, or failed otherwise, was tried again with the estimate alone."""
+    rig = Rig(Probe(500 * MB), sizes={"big": 450})
+    await rig.touch("big", estimate=10)
+    await rig.pool.unload("big", "detect")
+    if failure:
+        rig.failure = failure
+        with pytest.raises(MataError, match="broken"):
+            await rig.touch("big", estimate=10)
+        rig.failure = None
+    async with rig.pool.hold(rig.plan("small")):
+        for _ in range(2):
+            with pytest.raises(OutOfMemory):
+                await rig.touch("big", estimate=10)
+    await rig.touch("big", estimate=10)
+    assert [rig.state(name) for name in ("big", "small")] == ["ready", "evicted"]
+
+
+async def test_what_was_measured_is_forgotten_with_other_files_or_settings():
+    """A model that was replaced by a smaller one, of that name, is not refused for the former."""
+    rig = Rig(Probe(500 * MB), sizes={"a": 450})
+    await rig.touch("a")
+    await rig.pool.unload("a", "detect")
+    rig.sizes["a"] = 50
+    async with rig.pool.hold(rig.plan("b")):
+        await rig.touch("a", estimate=60)
+    assert rig.state("a") == "ready"
+
+
+async def test_what_a_failed_load_was_charged_is_no_measurement():
+    """Other files of the model may need less than the estimate of those that did not load."""
+    rig = Rig(Probe(500 * MB))
+    rig.failure = MataError("broken")
+    with pytest.raises(MataError, match="broken"):
+        await rig.touch("a", estimate=450)
+    rig.failure = None
+    async with rig.pool.hold(rig.plan("b")):
+        await rig.touch("a", estimate=100)
+    assert rig.state("a") == "ready"
 
 
 async def test_what_cannot_fit_is_refused():

@@ -67,6 +67,8 @@ class LoadCoordinator:
             wait = slot.not_before - self._clock()
             if wait > 0:
                 raise Unavailable("The model's worker keeps dying", retry_after=round(wait + 0.5))
+            if slot.plan != plan:  # other files or settings: what was measured says nothing of it
+                slot.ram = slot.vram = 0
             slot.plan = plan
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(_retrieve)
@@ -88,6 +90,7 @@ class LoadCoordinator:
 
     async def _load(self, slot: Slot) -> None:
         name = slot.plan.spec.name
+        worker, measured = None, slot.ram
         try:
             await self._wait_for_unload(slot)
             await self._budget.make_room(slot)
@@ -114,6 +117,10 @@ class LoadCoordinator:
             raise failure from error
         finally:
             slot.loading = None
+            if (
+                worker is None or not worker.is_alive
+            ):  # the next try reckons with what an earlier load took
+                slot.ram = measured
         if not worker.is_alive:
             with ends_logged(log, "the worker of %s could not be closed", name):
                 await worker.close()
@@ -167,7 +174,6 @@ class LoadCoordinator:
 
     def _record_failure(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail
-        slot.ram = 0
         self._metrics.loads.labels(slot.plan.spec.name, "failed").inc()
         log.error("could not load %s: %s", slot.plan.spec.name, error.detail)
 
