@@ -145,6 +145,24 @@ def test_grey_that_is_multiplied_by_its_alpha(kind, stored, dropped, alpha, mixe
     assert found == [[[dropped if mixed is None else mixed] * 3, [255] * 3]]
 
 
+@pytest.mark.parametrize(
+    ("alpha", "clear", "half"),
+    [("white", WHITE, (227,) * 3), ("black", BLACK, (100,) * 3), ("drop", BLACK, (199,) * 3)],
+)
+def test_a_heif_that_is_multiplied_by_its_alpha(alpha, clear, half):
+    """It says so of itself; a clear part is the ground, and a half one keeps its colour."""
+    samples = np.zeros((64, 96, 4), np.uint8)
+    samples[:, 32:64] = (100, 100, 100, 128)
+    samples[:, 64:] = (0, 0, 0, 255)
+    file, buffer = pillow_heif.HeifFile(), io.BytesIO()
+    file.add_frombytes("RGBA", (96, 64), samples.tobytes())
+    file.premultiplied_alpha = True
+    file.save(buffer, quality=-1)
+    decoded = media.decode(buffer.getvalue(), LIMIT, alpha)
+    found = decoded[32, [10, 48, 80]].astype(int)
+    assert np.abs(found - [clear, half, BLACK]).max() <= 2
+
+
 def bmp(alpha: int) -> bytes:
     """Return a BMP of two red pixels with an alpha mask: one with ``alpha``, one with 0."""
     pixels = bytes((0, 0, 255, alpha, 0, 0, 255, 0))

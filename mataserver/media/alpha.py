@@ -26,7 +26,8 @@ _SWEEPS = 4
 """How often what is seen spreads in a part; once is enough for a card."""
 _GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _OTHER: dict[Alpha, Alpha] = {"white": "black", "black": "white"}
-_WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "La"})
+_WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+_PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}  # a HEIF's colours, a TIFF's grey
 _PNG_DEPTH = 24  # offset of IHDR's bit depth
 
 
@@ -78,8 +79,8 @@ def layered(picture: Image.Image, depth: int) -> Image.Image:
     ``depth`` is the file's bits per sample. A transparent colour is in that range, whereas Pillow
     has scaled the samples to 8 bits.
     """
-    if picture.mode == "La":  # a TIFF's grey that is multiplied by its alpha
-        return picture.convert("LA")
+    if picture.mode in _PREMULTIPLIED:
+        return picture.convert(_PREMULTIPLIED[picture.mode])
     if picture.mode in _WITH_ALPHA - {"PA"}:
         return picture
     clear = picture.info.get("transparency")
