@@ -104,6 +104,22 @@ def test_a_star_stands_for_the_rest_of_a_name_alone():
     }
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*_TOKEN", {"MY_TOKEN"}),
+        ("A?", {"A1"}),
+        ("M*N", {"MY_TOKEN"}),
+        ("A[12]*", {"A1", "A2_KEY"}),
+        ("*", {"MY_TOKEN", "A1", "A2_KEY", "a1"}),
+    ],
+)
+def test_a_plugin_may_name_variables_by_any_pattern(pattern, found):
+    """A source's ``inherit`` is not the operator's list: it says what the shell's patterns say."""
+    given = dict.fromkeys(("MY_TOKEN", "A1", "A2_KEY", "a1"), "x")
+    assert set(variables.for_child([pattern], given)) == found
+
+
 def test_the_token_is_the_downloads():
     """The hub's token goes to the download alone, pip's settings to pip alone."""
     given = {"HF_TOKEN": "t", "HF_HOME": "/h", "PIP_INDEX_URL": "https://u:p@host", "X_KEY": "k"}

@@ -57,7 +57,7 @@ class SourceSpec:
     requires: modules that it needs, which are looked for without importing them.
     packages: what ``pip install`` needs to provide them.
     inherit:  variables of the server's environment that the child gets beside the usual ones, such
-              as credentials: names, or prefixes with a star.
+              as credentials: names, or patterns such as ``AWS_*``.
     stall_timeout: seconds without progress after which a pull fails.
     """
 

@@ -175,7 +175,7 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
 
     ``target`` is a module name (run as ``python -m``), a module-level function that is called with
     a ``Parent``, or a program with its arguments. It inherits the variables of
-    ``variables.for_child``, and those of ``inherit``: names, or prefixes with a star;
+    ``variables.for_child``, and those of ``inherit``: names, or patterns such as ``AWS_*``;
     ``environment`` adds variables, or removes those set to None. ``nice`` lowers its priority, and
     makes it the first to be killed when memory runs out; ``threads`` limits the threads of numeric
     libraries (0: no limit). When the context ends, it has ``grace`` seconds to stop. Its standard

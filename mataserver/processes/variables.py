@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -129,7 +130,12 @@ def for_child(
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(_matches_one(name, each) for each in patterns)
+
+
+def _matches_one(name: str, pattern: str) -> bool:
+    begin, star, rest = pattern.partition("*")
+    if rest or "?" in begin or "[" in begin:
+        return fnmatchcase(name, pattern)
     # Not by fnmatch, which compiles each pattern: 2 ms of the event loop at the first child.
-    return any(
-        name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns
-    )
+    return name.startswith(begin) if star else name == begin
