@@ -137,6 +137,7 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
         exceptions.PostgresSyntaxError,  # options that are none
     )
     try:
+        _check_required(dsn)
         if trust := _system_trust(dsn, arguments.get("ssl")):
             arguments["ssl"] = trust
         connection = await asyncpg.connect(dsn, **arguments)
@@ -158,6 +159,16 @@ async def _connect(*, seconds: float, dsn: str, **arguments: Any) -> Any:
         connection.terminate()
         raise
     return connection
+
+
+def _check_required(dsn: str) -> None:
+    """Raise ``MataError`` for protection that a URL requires and the driver does not have."""
+    for name, value in parse_qsl(urlsplit(dsn).query):
+        if name in _UNUSED and value == _REQUIRED:
+            raise MataError(
+                f"plugins.database.url: {name}={value}: the driver cannot give it; leave it out, "
+                f"and let sslmode={_FULL} check the server's certificate"
+            )
 
 
 def _system_trust(dsn: str, mode: str | None) -> ssl.SSLContext | None:

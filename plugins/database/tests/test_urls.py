@@ -87,8 +87,8 @@ async def _socket_folder(url):
     ("form", "told"),
     [
         ("{url}?sslmode=perhaps", "`sslmode` parameter must be one of: disable,"),
-        ("{url}?channel_binding=require", 'parameter "channel_binding"'),
-        ("{url}?gssencmode=require", 'parameter "gssencmode"'),
+        ("{url}?channel_binding=require", "channel_binding=require: the driver cannot give it"),
+        ("{url}?gssencmode=require", "gssencmode=require: the driver cannot give it"),
         ("{url}?sslrootcert=system&sslmode=require", "system needs sslmode=verify-full"),
         ("{url}?sslrootcert=system&ssl=disable", "system needs sslmode=verify-full"),
         ("{url}?sslrootcert=system&ssl_min_protocol_version=SSLv3", "no version of TLS: SSLv3"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver import BadRequest, upright_frame
 from mataserver_jobs import directory
+from mataserver_jobs.entry_names import decoded_name
 from mataserver_jobs.other_files import refuse_other
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Archive:
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadRequest("The ZIP file is damaged") from error
         entries = self._zip.infolist()
-        for entry in entries:
+        for entry in entries:  # zipfile still finds an entry by its original name
+            entry.filename = decoded_name(entry).partition("\0")[0]
             _check(entry)
         self._entries = sorted(
             (each for each in entries if _is_picture(each)),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
+import zipfile
+import zlib
 
 import aiohttp
 import pytest
 from films import archive, picture
 from serving_jobs import asking
+
+from mataserver_jobs import item_sources
 
 ASKED = {"model": "fake-detect"}
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -79,3 +84,17 @@ async def test_a_zip_behind_a_picture(ask, tmp_path):
     status, job = await ask("POST", "/v1/jobs/infer?model=fake-detect", data=picture() + packed)
     assert status == 202, job
     assert (await ask.ended(job["id"]))["result"]["items"] == 1
+
+
+def test_names_of_a_zip(tmp_path):
+    """A name in UTF-8 that is not marked so, beside another one, or with backslashes is read."""
+    own, beside = b"gr#U00fc.png", "grün.png".encode()
+    extra = struct.pack("<HHBL", 0x7075, 5 + len(beside), 1, zlib.crc32(own)) + beside
+    named = zipfile.ZipInfo(own.decode())
+    named.extra = extra
+    path = tmp_path / "v.zip"
+    archive(path, [(named, picture()), (zipfile.ZipInfo("a/x__.png"), picture())])
+    # As old programs for Windows, and as macOS: no flag says that it is UTF-8.
+    path.write_bytes(path.read_bytes().replace(b"a/x__.png", b"a\\x\xc3\xb6.png"))
+    found = [item.file for item in item_sources.open_source(path).items(0, 1)]
+    assert found == ["a/xö.png", "grün.png"]

@@ -6,7 +6,6 @@ archive with malicious names is not one of photographs. Every error names the en
 
 from __future__ import annotations
 
-import contextlib
 import re
 import stat
 import struct
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import BadRequest
 from mataserver_jobs import directory
+from mataserver_jobs.entry_names import decoded_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +34,6 @@ _OTHER_FORMATS = frozenset(
 _ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso".split())  # noqa: SIM905 - the same
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_NAME = 1_000
-_UTF_8 = 0x800  # the flag of a name in UTF-8; without it, it is in code page 437
-_UNICODE_PATH = 0x7075
-_FIELD_HEADER = struct.Struct("<HH")  # of an entry's extra fields: kind, size
-_UNICODE_HEADER = struct.Struct("<BI")  # version, CRC-32 of the name that it stands for
 _SMALL = 1_000_000  # bytes below which a ratio is meaningless: a blank picture compresses well
 _CHUNK = 1 << 20
 _ZIP_ERRORS = (
@@ -143,36 +139,8 @@ def _open_zip(file: Path) -> zipfile.ZipFile:
             raise BadRequest("the archive is empty: it has no bytes") from None
         raise BadRequest("the file is not a ZIP archive, or a damaged one") from None
     for entry in archive.infolist():  # zipfile still finds an entry by its original name
-        entry.filename = _decoded_name(entry)
+        entry.filename = decoded_name(entry)
     return archive
-
-
-def _decoded_name(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's name, with unmarked UTF-8 decoded and backslashes as folder separators.
-
-    macOS writes unmarked UTF-8, old programs for Windows backslashes. Latin letters of code page
-    437 are hardly ever valid UTF-8. An extra field may hold the name in UTF-8, too.
-    """
-    name = entry.orig_filename
-    if not entry.flag_bits & _UTF_8:
-        packed = name.encode("cp437")  # the original bytes
-        with contextlib.suppress(UnicodeError):
-            name = (_unicode_path(entry.extra, zlib.crc32(packed)) or packed).decode("utf-8")
-    return name.replace("\\", "/")
-
-
-def _unicode_path(extra: bytes, crc: int) -> bytes:
-    """Return the name in an entry's Info-ZIP Unicode Path field, empty without one.
-
-    ``crc`` is that of the entry's own name, which the field replaces. Python reads it from 3.12 on.
-    """
-    while len(extra) >= _FIELD_HEADER.size:
-        kind, size = _FIELD_HEADER.unpack_from(extra)
-        field = extra[_FIELD_HEADER.size : _FIELD_HEADER.size + size]
-        if kind == _UNICODE_PATH and field[: _UNICODE_HEADER.size] == _UNICODE_HEADER.pack(1, crc):
-            return field[_UNICODE_HEADER.size :]
-        extra = extra[_FIELD_HEADER.size + size :]
-    return b""
 
 
 def _entry_error(entry: zipfile.ZipInfo, why: str) -> MataError:
