@@ -307,3 +307,26 @@ async def test_an_eviction_is_not_given_up_with_who_waits_for_the_room():
     await until(lambda: worker.closed)
     await rig.touch("b")
     assert rig.state("b") == "ready"
+
+
+async def test_a_model_that_is_still_being_unloaded_takes_its_room():
+    """A chat that it writes goes on to its end, in the same memory; another model waits for it."""
+    rig = Rig(Probe(100 * MB))
+    await rig.touch("a")
+    rig.workers["a"].gate.clear()
+    answering = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
+    await until(lambda: rig.state("a") == "active")
+    unloading = asyncio.create_task(rig.pool.unload("a"))
+    await until(lambda: rig.state("a") == "unloaded")
+    with pytest.raises(OutOfMemory, match="Not enough memory to load huge"):
+        await rig.touch("huge", estimate=101)
+    with pytest.raises(OutOfMemory, match="Not enough memory now"):
+        await rig.pool.reserve(1 * MB).__aenter__()
+    coming = asyncio.create_task(rig.touch("b"))
+    await until(lambda: rig.state("b") == "loading")
+    await asyncio.sleep(0.05)
+    assert rig.loads == ["a"]
+    rig.workers["a"].gate.set()
+    await asyncio.gather(answering, unloading, coming)
+    assert rig.workers["a"].closed
+    assert rig.loads == ["a", "b"]

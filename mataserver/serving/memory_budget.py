@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.plugin_ends import ends_logged
+from mataserver.serving.residency import RECHECK_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -89,21 +90,24 @@ class MemoryBudget:
             wait = await self._evict_for(slot, need)
 
     async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
-        """Evict what is old enough; return the seconds until more can go, 0 once all fits.
+        """Evict what is old enough; return the seconds until more may go, 0 once all fits.
 
         ``need`` bytes are then charged to ``newcomer``, or counted as reserved if that is None.
         """
         async with self._lock:
-            if self._shortage(need, newcomer, self._evictable()):
+            if self._shortage(need, newcomer, self._evictable() + self._leaving()):
                 raise _out_of_memory(newcomer)
             while shortage := self._shortage(need, newcomer, []):
                 candidates = [s for s in self._evictable() if shortage == "ram" or s.vram]
                 victim = self._victim(candidates)
+                waits = list(map(self._age_left, candidates))
+                if self._leaving():
+                    waits.append(RECHECK_SECONDS)
                 if victim is not None:
                     # Shielded: it is not half unloaded when who waits for the room goes away.
                     await asyncio.shield(self._residency.unload(victim, "evicted"))
-                elif candidates:
-                    return max(0.01, min(map(self._age_left, candidates)))
+                elif waits:
+                    return max(0.01, min(waits))
                 else:
                     raise _out_of_memory(newcomer)
             if newcomer is None:
@@ -119,7 +123,7 @@ class MemoryBudget:
             for each in self._residency.slots.values()
             if each is not newcomer
             and each not in without
-            and (each.worker or each.loading)
+            and (each.worker or each.loading or each.is_leaving)
             and not self._policy.is_remote(each)
         ]
         held = self._probe.own() + self._reserved + sum(each.ram for each in others)
@@ -147,6 +151,9 @@ class MemoryBudget:
                 return None  # without a driver to query, the backend decides whether it can run
             raise Unavailable(f"There is no GPU {index}")
         return gpus[index]
+
+    def _leaving(self) -> list[Slot]:
+        return [slot for slot in self._residency.slots.values() if slot.is_leaving]
 
     def _evictable(self) -> list[Slot]:
         return [

@@ -125,6 +125,11 @@ class Slot:
         return self.worker.count if isinstance(self.worker, Replicas) else 1
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether a worker that takes no more requests still has its memory."""
+        return self.unloading is not None and not self.unloading.done()
+
+    @property
     def active(self) -> bool:
         """Whether an inference is queued or running."""
         return self.batcher is not None and self.batcher.active
