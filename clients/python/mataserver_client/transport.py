@@ -60,8 +60,8 @@ class Transport:
     """One server and one key.
 
     Neither messages nor ``repr`` hold the key. ``timeout`` is in seconds, from the start of a
-    request to the end of its answer. ``turns`` is for images: who waits for one holds nothing yet.
-    What is small has turns of its own, and is not held back by them.
+    request to the end of its answer. ``turns`` is for images: who waits for one holds nothing yet,
+    and the time does not count. What is small has turns of its own, whose wait counts.
     """
 
     def __init__(
@@ -160,22 +160,20 @@ class Transport:
         """
         if not path.startswith("/"):  # it would become a part of the host, which is sent the key
             raise ValueError("the path of a route begins with /")
-        limit = aiohttp.ClientTimeout(
-            total=None if patient else self._timeout, sock_connect=CONNECT_TIMEOUT
-        )
         typed = {"Content-Type": content_type} if content_type else {}
         turn = contextlib.nullcontext() if patient or has_turn else self._other_turns
         try:
             async with (
+                asyncio.timeout(None if patient else self._timeout),
                 turn,
-                _opened(self._session).request(
+                _opened(self._session, closing=self.closing).request(
                     method,
                     self._url + path,
                     params=query,
                     data=_paced(data),
                     headers={**typed, **(headers or {})},
                     allow_redirects=False,  # the API has none, and they could lead the key astray
-                    timeout=limit,
+                    timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT),
                 ) as response,
             ):
                 self._answers.add(response)
@@ -201,7 +199,7 @@ class Transport:
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence or self._timeout
         )
         try:
-            async with _opened(self._session).request(
+            async with _opened(self._session, closing=self.closing).request(
                 method,
                 self._url + path,
                 data=data,
@@ -228,7 +226,7 @@ class Transport:
         so the key.
         """
         try:
-            return await _opened(self._session).ws_connect(
+            return await _opened(self._session, closing=self.closing).ws_connect(
                 self._url + path,
                 params={"token": self._key} if self._key else None,
                 protocols=(SUBPROTOCOL,) if self.msgpack else (),
@@ -258,8 +256,11 @@ class Transport:
         return f"<Transport to {self.where}>"
 
 
-def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+def _opened(session: aiohttp.ClientSession | None, *, closing: bool) -> aiohttp.ClientSession:
+    """Return the connections; who asks for them since they were closed had begun before."""
     if session is None:
+        if closing:
+            raise ClosedMeanwhile
         raise RuntimeError("the client is closed: use it in a with statement")
     return session
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from aiohttp import web
 from api_stand_in import BOXES, KEY, StandIn, picture
 from client_cases import collect
 
-from mataserver_client import AsyncClient, ConnectionFailed
+from mataserver_client import AsyncClient, ConnectionFailed, jobs, transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,6 +81,58 @@ async def test_who_waits_for_the_rest_of_an_answer_is_told(way):
         await client.__aexit__()
         with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
             await reading
+
+
+@pytest.mark.parametrize("way", ["infer", "upload", "infer_raw", "health"])
+async def test_who_waits_for_a_turn_is_told(way, monkeypatch):
+    """It was ``RuntimeError: the client is closed: use it in a with statement``."""
+    monkeypatch.setattr(transport, "MOST_REQUESTS", 1)
+    server, given = Beginning(), () if way == "health" else ("acme/words", picture(1))
+    async with asyncio.timeout(30), server.serve() as url, AsyncClient(url) as client:
+        calls = [asyncio.create_task(getattr(client, way)(*given)) for _ in range(3)]
+        await server.begun.wait()
+        await client.__aexit__()
+        for call in calls:
+            with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+                await call
+
+
+class Slow(io.BytesIO):
+    """A file that is read for as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(picture(1))
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.begun.set()
+        self.goes_on.wait(30)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("way", ["infer", "generate"])
+async def test_who_reads_its_image_is_told(way):
+    """A request that was not sent yet is none of a closed client's."""
+    image = Slow()
+    async with asyncio.timeout(30), Beginning().serve() as url, AsyncClient(url) as client:
+        asked = getattr(client, way)("acme/words", image)
+        call = asyncio.create_task(asked if way == "infer" else collect(asked))
+        await asyncio.to_thread(image.begun.wait, 30)
+        await client.__aexit__()
+        image.goes_on.set()
+        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            await call
+
+
+async def test_who_waits_for_another_try_is_told():
+    """A job is followed over breaks; a client that is closed between two tries is no break."""
+    async with asyncio.timeout(30), AsyncClient("http://127.0.0.1:9") as client:
+        patience = jobs._Patience()
+        pausing = asyncio.create_task(patience.repeat(client.health))
+        await asyncio.sleep(0.2)
+        await client.__aexit__()
+        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            await pausing
 
 
 @pytest.mark.parametrize("way", ["text", "job"])

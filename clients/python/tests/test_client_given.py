@@ -12,7 +12,7 @@ from api_stand_in import BOXES, StandIn, picture
 from client_cases import collect, connected, every, widths
 from PIL import Image
 
-from mataserver_client import AsyncClient, BadRequest
+from mataserver_client import AsyncClient, BadRequest, transport
 from mataserver_client.images import fields
 from mataserver_client.transport import MOST_REQUESTS
 
@@ -70,6 +70,26 @@ class Holding(StandIn):
         if len(self.requests) == MOST_REQUESTS:
             self.first_many.set()
         await self.allowed.wait()
+
+
+async def test_a_small_requests_wait_for_its_turn_counts_in_timeout(monkeypatch):
+    """Who waits for others longer than ``timeout`` is not sent after it, for as long again."""
+    monkeypatch.setattr(transport, "MOST_REQUESTS", 1)
+    came, end = [], asyncio.Event()
+
+    async def silent(reader, writer):
+        came.append(await reader.readline())
+        await end.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = "http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())
+    async with server, AsyncClient(url, timeout=0.5) as client:
+        calls = [client.health() for _ in range(8)]
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        end.set()
+    assert {str(each) for each in told} == {f"{url[7:]} did not answer in time"}
+    assert len(came) < 4
 
 
 @pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
