@@ -402,12 +402,30 @@ async def test_the_whole_closes_one_that_hangs_as_it_is_given_up(rig):
     assert [rig.workers[i].closed for i in range(3)] == [True] * 3
 
 
-async def test_one_that_exits_as_it_is_closed_keeps_none_open(rig):
-    """``sys.exit`` in an engine is its failure: the others are closed, and the loop runs on."""
+@pytest.mark.parametrize("given_up", [True, False])
+async def test_one_that_cannot_be_closed_keeps_none_open(rig, given_up):
+    """``sys.exit`` in an engine is its failure: the others are closed, and the loop runs on.
+
+    The one may still be running: whoever ends the whole ends it too.
+    """
+    terminated = []
 
     async def leave():
         raise SystemExit(3)
 
-    rig.workers[0].close = leave
+    rig.workers[2].close = leave
+    rig.workers[2].terminate = terminated.append
+    if given_up:
+        assert await rig.replicas.shrink()
+        assert rig.replicas.pids == (100, 101)
+    with pytest.raises(MataError, match="1 of the model's workers could not be closed"):
+        await rig.replicas.close()
+    assert [rig.workers[i].closed for i in range(3)] == [True, True, False]
+    for other in (0, 1):
+        rig.workers[other].terminate = lambda _error: None
+    end = MataError("the end")
+    rig.replicas.terminate(end)
+    assert terminated == [end]
+    del rig.workers[2].close
     await rig.replicas.close()
-    assert [rig.workers[i].closed for i in range(3)] == [False, True, True]
+    assert rig.workers[2].closed

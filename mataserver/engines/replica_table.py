@@ -30,6 +30,8 @@ class ReplicaTable:
         """For each index being retired: an event that is set once its load is zero."""
         self.sessions: dict[str, int] = {}
         """Maps each session to the index of the worker that holds its state."""
+        self.unclosed: set[Worker] = set()
+        """Workers that are being closed, or could not be: they may still run."""
         self.suspects: set[int] = set()
         """Indices of workers that may be lost."""
 
@@ -37,6 +39,11 @@ class ReplicaTable:
     def existing(self) -> list[Worker]:
         """All existing workers, including those being retired."""
         return [worker for worker in self.workers if worker is not None]
+
+    @property
+    def running(self) -> set[Worker]:
+        """All workers that may be running, also those that could not be closed."""
+        return {*self.existing, *self.unclosed}
 
     @property
     def width(self) -> int:
@@ -104,7 +111,7 @@ class ReplicaTable:
         idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.is_alive:
             await idle.wait()
-        await close_logged(worker)
+        await self._close(worker)
         # Only now, and not if cancelled: a close of all workers must still see one that hangs.
         self.workers[index] = None
         self.suspects.discard(index)
@@ -117,8 +124,13 @@ class ReplicaTable:
             if index in self.retiring and not self.load[index]:
                 self.retiring[index].set()
 
+    async def close(self) -> None:
+        """Close every worker, all at once."""
+        await asyncio.gather(*map(self._close, self.running), return_exceptions=True)
 
-async def close_logged(worker: Worker) -> None:
-    """Close a worker, whose engine may be a plugin's; log how that failed."""
-    with ends_logged(log, "a worker could not be closed"):
-        await worker.close()
+    async def _close(self, worker: Worker) -> None:
+        """Close a worker, whose engine may be a plugin's; log how that failed, and keep it."""
+        self.unclosed.add(worker)
+        with ends_logged(log, "a worker could not be closed"):
+            await worker.close()
+            self.unclosed.discard(worker)

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.replica_table import ReplicaTable, close_logged
+from mataserver.engines.replica_table import ReplicaTable
 from mataserver.engines.restarts import Restarts
 from mataserver.engines.work import Outcome
 from mataserver.engines.worker_errors import WorkerDied
@@ -50,13 +50,13 @@ class Replicas:
                 for index in sorted(self._table.wanted):
                     group.create_task(self._start_replica(index))
         except BaseExceptionGroup as failures:
-            await self.close()
+            await self._close()
             raise failures.exceptions[0] from None
         except BaseException:
-            await self.close()
+            await self._close()
             raise
         if not self.is_alive:
-            await self.close()
+            await self._close()
             raise WorkerDied("The model's worker died while it was loaded")
         self.report = self._table.existing[0].report
 
@@ -151,11 +151,15 @@ class Replicas:
         return sum([await worker.memory() for worker in workers if worker is not None])
 
     async def close(self) -> None:
-        """Unload every replica."""
+        """Unload every replica. Raises a ``MataError`` if one cannot be closed."""
+        await self._close()
+        if count := len(self._table.unclosed):
+            raise MataError(f"{count} of the model's workers could not be closed")
+
+    async def _close(self) -> None:
         self._closed = True
         ending = self._restarts.cancel()
-        closing = [close_logged(worker) for worker in self._table.existing]
-        await asyncio.gather(*ending, *closing, return_exceptions=True)
+        await asyncio.gather(*ending, self._table.close(), return_exceptions=True)
 
     async def grow(self) -> None:
         """Start one more replica. Raises a ``MataError`` if that fails."""
@@ -179,7 +183,7 @@ class Replicas:
         """Kill every replica; pending requests fail with ``error``."""
         self._closed = True
         self._restarts.cancel()
-        for worker in self._table.existing:
+        for worker in self._table.running:
             worker.terminate(error)
 
     # one replica

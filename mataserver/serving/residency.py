@@ -30,7 +30,8 @@ RECHECK_SECONDS = 0.2
 class Residency:
     """The slots of models, by name and task.
 
-    ``closed`` is set when no more loads are accepted; ``closing`` are workers being closed.
+    ``closed`` is set when no more loads are accepted; ``closing`` are workers that are being
+    closed, or could not be.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Residency:
                 # An engine may be a plugin's. Who waits for the memory is not who failed.
                 with ends_logged(log, "the worker of %s could not be closed", name):
                     await worker.close()
-                self.closing.discard(worker)
+                    self.closing.discard(worker)  # not if that failed: a hard stop must end it
             self.set_memory_gauge(name)
             log.info("unloaded %s: %s", name, reason)
 
@@ -155,6 +156,7 @@ class Residency:
         """Record a worker's death; one caused by an image is not counted against the model."""
         if death.is_model_fault:
             self.count_death(slot, death.reason)
+        self.closing.discard(worker)
         if slot.worker is worker:
             self._detach(slot)
 
