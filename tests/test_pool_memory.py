@@ -86,6 +86,22 @@ async def test_what_was_measured_is_forgotten_with_other_files_or_settings():
     assert rig.state("a") == "ready"
 
 
+@pytest.mark.parametrize(("ram", "gpus"), [(1500, []), (9000, [Gpu(used=0, total=1000 * MB)])])
+async def test_what_further_replicas_took_is_not_needed_to_load(ram, gpus):
+    """A model that was scaled up and unloaded starts with as many workers as the first time."""
+    probe = Probe(ram * MB, gpus)
+    rig = Rig(probe, sizes={"a": 400, "b": 1000}, vram_fraction=1.0)
+    probe.vram_of = lambda _pid: rig.workers["a"]._memory if gpus else 0
+    await rig.touch("a", gpu=True)
+    (slot,) = rig.pool._slots
+    rig.workers["a"]._memory = 1200 * MB  # the autoscaler measures all replicas
+    await rig.pool._budget.measure(slot, rig.workers["a"])
+    await rig.pool.unload("a", "detect")
+    async with rig.pool.hold(rig.plan("b")):
+        await rig.touch("a", gpu=True)
+    assert rig.state("a") == "ready"
+
+
 async def test_what_a_failed_load_was_charged_is_no_measurement():
     """Other files of the model may need less than the estimate of those that did not load."""
     rig = Rig(Probe(500 * MB))

@@ -68,7 +68,7 @@ class LoadCoordinator:
             if wait > 0:
                 raise Unavailable("The model's worker keeps dying", retry_after=round(wait + 0.5))
             if slot.plan != plan:  # other files or settings: what was measured says nothing of it
-                slot.ram = slot.vram = 0
+                slot.after_load = 0, 0
             slot.plan = plan
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(_retrieve)
@@ -90,9 +90,10 @@ class LoadCoordinator:
 
     async def _load(self, slot: Slot) -> None:
         name = slot.plan.spec.name
-        worker, measured = None, slot.ram
         try:
             await self._wait_for_unload(slot)
+            # Not what its last worker took at its end, which may have been several replicas.
+            slot.ram, slot.vram = slot.after_load
             await self._budget.make_room(slot)
             async with asyncio.timeout(self._policy.load_timeout):
                 worker = await self._loader(slot.plan)
@@ -117,10 +118,6 @@ class LoadCoordinator:
             raise failure from error
         finally:
             slot.loading = None
-            if (
-                worker is None or not worker.is_alive
-            ):  # the next try reckons with what an earlier load took
-                slot.ram = measured
         if not worker.is_alive:
             with ends_logged(log, "the worker of %s could not be closed", name):
                 await worker.close()
@@ -157,6 +154,7 @@ class LoadCoordinator:
         self._residency.set_loaded_gauge()
         self._autoscaler.follow(slot, worker)
         await self._budget.measure(slot, worker)
+        slot.after_load = slot.ram, slot.vram
         self._residency.start_timer(slot)  # the callers that waited for it may be gone
 
     def _died(self, slot: Slot) -> Unavailable:

@@ -110,6 +110,8 @@ class Slot:
         self.lasting_failure: LastingFailure | None = None
         self.ram = 0
         self.vram = 0
+        """Both in bytes, of all its replicas. What they were when it was last loaded:"""
+        self.after_load = 0, 0
         self.loaded_at: float | None = None
         self.last_used: float | None = None
         """Both in Unix seconds, for display. The same moments on the pool's clock:"""
