@@ -221,6 +221,8 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("api_keys: [1]", ["api_keys[0]: expected `str | object`"]),
         ("trust_proxy: 1", ["trust_proxy: expected `bool`"]),
         ("keep_alive: .nan", ["keep_alive"]),
+        ("keep_alive: -0.5", ["configuration: keep_alive: must be -1, which means never, or"]),
+        ("models: [{model: a, keep_alive: -0.1}]", ["models[0].keep_alive: must be -1"]),
         ("models: {}", ["models: expected `array`"]),
         ("models: [{task: detect}]", ["models[0].model: field is required"]),
         ("models: [{model: ''}]", ["models[0].model"]),

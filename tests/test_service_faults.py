@@ -96,6 +96,10 @@ REFUSED = {
         "class Service(Base):\n    def error_forms(self): return {'lab': print}",
         "error_forms() must give functions by prefix, not 'lab'",
     ),
+    "a form of everybody's errors": (
+        "class Service(Base):\n    def error_forms(self): return {'/v1': print}",
+        "error_forms(): /v1 holds errors of others, too: name a part",
+    ),
     "forms of errors that fail": (
         "class Service(Base):\n    def error_forms(self): return 1 / 0",
         "ZeroDivisionError: division by zero",

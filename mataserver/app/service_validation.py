@@ -108,6 +108,8 @@ def _error_forms(service: Any, taken: Container[str]) -> Mapping[str, ErrorForm]
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
             raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
+        if prefix.rstrip("/") in {"", "/v1"}:
+            raise PluginError(f"error_forms(): {prefix} holds errors of others, too: name a part")
         check_signature(form, f"error_forms(): the function of {prefix}", "status, detail")
         if prefix in taken:
             raise PluginError(f"error_forms(): another plugin has the form of {prefix}")

@@ -21,7 +21,7 @@ _NO_GPU_NUMBER = (
 
 def check(settings: Settings) -> None:
     """Raise ``ConfigError`` for contradictory settings, naming one of them."""
-    for place, problem in _contradictions(settings):
+    for place, problem in (*_contradictions(settings), *_wrong_times(settings)):
         raise ConfigError(f"configuration: {place}: {problem}")
 
 
@@ -45,6 +45,16 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"models[{index}].model", f"{entry.model!r} is listed twice"
         for name, problem in _contradictions_of_model(entry, settings):
             yield f"models[{index}].{name}", problem
+
+
+def _wrong_times(settings: Settings) -> Iterator[tuple[str, str]]:
+    given = {"keep_alive": settings.keep_alive} | {
+        f"models[{index}].keep_alive": entry.keep_alive
+        for index, entry in enumerate(settings.models)
+    }
+    for place, seconds in given.items():
+        if -1 < (seconds or 0) < 0:
+            yield place, "must be -1, which means never, or at least 0"
 
 
 def _is_network(text: str) -> bool:
