@@ -10,7 +10,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from mataserver_client.errors import BadRequest, Conflict, MataError, NotFound
@@ -54,20 +54,24 @@ class JobRequests(Requests):
 
     async def send_file(
         self,
-        file: str | os.PathLike[str],
+        file: str | os.PathLike[str] | BinaryIO,
         progress: Callable[[int, int], object] | None = None,
+        *,
+        name: str = "",
     ) -> str:
         """Send a file for a job, in parts; return the id that the job takes as ``upload``.
 
-        ``progress(sent, size)``, in bytes, is called in a thread after each part. Raises
-        ``OSError`` for a file that cannot be read, and 413 or ``OutOfMemory`` (507) for one that
-        is too large for the server.
+        ``file`` is a path, or an open binary file, which is sent from its beginning and stays open.
+        ``name`` is what the server calls it, in place of its own. ``progress(sent, size)``, in
+        bytes, is called in a thread after each part. Raises ``OSError`` for a file that cannot be
+        read, and 413 or ``OutOfMemory`` (507) for one that is too large for the server.
         """
-        path = Path(file)
-        with await asyncio.to_thread(path.open, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            name = base64.b64encode(path.name.encode(errors="replace")).decode()
-            begin = {**_TUS, "Upload-Length": str(size), "Upload-Metadata": f"filename {name}"}
+        with await asyncio.to_thread(_open, file) as opened:
+            own = getattr(opened, "name", "")  # of a file without one a number, or nothing
+            name = name or (Path(own).name if isinstance(own, str) else "") or "file"
+            size = opened.seek(0, os.SEEK_END)
+            called = base64.b64encode(name.encode(errors="replace")).decode()
+            begin = {**_TUS, "Upload-Length": str(size), "Upload-Metadata": f"filename {called}"}
             made = await self._transport.request("POST", "/v1/uploads", headers=begin)
             upload = made.headers.get("Location", "").rpartition("/")[2]
             offset, patience = 0, _Patience()
@@ -75,7 +79,7 @@ class JobRequests(Requests):
                 opened.seek(offset)
                 data = await asyncio.to_thread(opened.read, PART_BYTES)
                 if not data:
-                    raise BadRequest(f"{path.name} has become shorter while it was sent")
+                    raise BadRequest(f"{name} has become shorter while it was sent")
                 send = partial(_send_part, self._transport, f"/v1/uploads/{upload}", offset, data)
                 offset = await patience.repeat(send)
                 if progress is not None:
@@ -234,6 +238,17 @@ class _Download:
         if len(answer.body) != last + 1 - offset or "Content-Range" not in answer.headers:
             raise BadAnswer("The server's answer is not the part of the file that was asked for")
         return answer.body
+
+
+def _open(
+    file: str | os.PathLike[str] | BinaryIO,
+) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a file; one that is open is its owner's to close."""
+    if isinstance(file, (str, os.PathLike)):
+        return Path(file).open("rb")
+    if hasattr(file, "encoding") or not hasattr(file, "seek"):
+        raise TypeError("what is sent is a path or a file that was opened in binary mode")
+    return contextlib.nullcontext(file)
 
 
 async def _send_part(transport: Transport, path: str, offset: int, data: bytes) -> int:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
+    from typing import BinaryIO
 
     from mataserver_client.asynchronous import AsyncClient
     from mataserver_client.loop_thread import LoopThread
@@ -22,11 +23,13 @@ class JobCalls:
 
     def send_file(
         self,
-        file: str | os.PathLike[str],
+        file: str | os.PathLike[str] | BinaryIO,
         progress: Callable[[int, int], object] | None = None,
+        *,
+        name: str = "",
     ) -> str:
         """See ``AsyncClient.send_file``."""
-        return self._loop_thread.call(self._client.send_file(file, progress))
+        return self._loop_thread.call(self._client.send_file(file, progress, name=name))
 
     def create_job(self, kind: str, /, *, idempotency_key: str | None = None, **spec: Any) -> str:
         """See ``AsyncClient.create_job``."""

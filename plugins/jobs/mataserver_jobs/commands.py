@@ -179,13 +179,13 @@ def _upload(client: Client, path: Path) -> str:
         raise NotFound(f"there is no {path}; for a path of the server's machine say --on-server")
     if not path.is_dir():
         return client.send_file(path, _print_sent)
-    with tempfile.TemporaryDirectory() as folder:
-        packed = Path(folder) / (path.resolve().name or "pictures")
+    with tempfile.TemporaryFile() as packed:  # without a name: it goes with this process
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # pictures do not shrink
             for each in sorted(path.iterdir()):
                 if each.is_file() and not each.name.startswith("."):
                     archive.write(each, each.name)
-        return client.send_file(packed, _print_sent)
+        name = path.resolve().name or "pictures"
+        return client.send_file(packed, _print_sent, name=name)
 
 
 def _print_sent(sent: int, size: int) -> None:
@@ -194,8 +194,11 @@ def _print_sent(sent: int, size: int) -> None:
 
 def _follow(client: Client, job: str) -> None:
     """Tell how far a job is until its end. Raises ``MataError`` unless it is done."""
+    told = ""
     for shown in client.follow_job(job):
-        _print_progress(f"{shown.progress:3.0f}% {_first_line(shown.message)}")
+        before, told = told, f"{shown.progress:3.0f}% {_first_line(shown.message)}"
+        if told != before:  # else its stage is another, or its attempt
+            _print_progress(told)
     if shown.state != "done":
         raise MataError(shown.error or f"the job was {shown.state}")
 

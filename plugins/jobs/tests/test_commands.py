@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import tempfile
 
 import pytest
 from click.testing import CliRunner
@@ -51,6 +53,7 @@ async def test_a_video(run, tmp_path):
     job = out.strip()
     assert "sent 100%" in told
     assert "100% Done." in told
+    assert all(a != b for a, b in itertools.pairwise(told.splitlines()))
     _, listed, _ = await run("list", "--state", "done")
     assert listed.split("\t")[:4] == [job, "infer", "done", "100%"]
     assert (await run("list", "--state", "failed"))[1] == ""
@@ -68,15 +71,24 @@ async def test_a_video(run, tmp_path):
     assert (await run("show", job))[::2] == (1, f"error: Job not found: {job}\n")
 
 
-async def test_a_folder_of_pictures(run, tmp_path, ask):
-    """A folder is sent as a ZIP, or looked at where it is when it is the server's."""
+async def test_a_folder_of_pictures(run, tmp_path, ask, monkeypatch):
+    """A folder is sent as a ZIP, or looked at where it is when it is the server's.
+
+    The ZIP has no name in the folder for temporary files: it would stay there after a kill.
+    """
+    temporary, left = tmp_path / "temporary", []
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(commands, "_print_sent", lambda *_: left.append([*temporary.iterdir()]))
     for number in range(3):
         (tmp_path / "roots" / f"{number}.png").write_bytes(picture(10 + number, 8))
     (tmp_path / "roots" / ".hidden").write_bytes(b"x")
     for more in ((), ("--on-server",)):
         status, out, told = await run("infer", "fake-detect", tmp_path / "roots", *more)
         assert status == 0, told
-        assert (await ask.ended(out.strip()))["result"]["items"] == 3
+        ended = await ask.ended(out.strip())
+        assert (ended["result"]["items"], ended["spec"]["file"]) == (3, "" if more else "roots")
+    assert left == [[]]
 
 
 async def test_a_list_longer_than_a_page(run, ask, monkeypatch):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 import random
+import tempfile
 
 import msgspec
 import pytest
@@ -92,6 +94,31 @@ async def test_a_video_is_a_plain_clients_job(ask, tmp_path):
     assert {each.name for each in got} == {"results.jsonl", "summary.json", "annotated.mp4"}
     assert {each.name for each in (tmp_path / "got").iterdir()} == {each.name for each in got}
     assert [each["index"] for each in found] == [0, 2, 4, 6, 8, 10]
+
+
+async def test_an_open_file_is_sent_whole_and_stays_open(ask, tmp_path):
+    """Where it stands does not matter; one without a name is given one."""
+    data = video(tmp_path / "v.mp4", 4).read_bytes()
+    with tempfile.TemporaryFile() as nameless, (tmp_path / "v.mp4").open("rb") as named:
+        nameless.write(data)
+        named.read(9)
+        files = [
+            (named, {}),
+            (named, {"name": "made.mp4"}),
+            (nameless, {}),
+            (io.BytesIO(data), {}),
+        ]
+        names = ["v.mp4", "made.mp4", "file", "file"]
+        async with AsyncClient(ask.served.url, "test-key") as client:
+            for (file, more), name in zip(files, names, strict=True):
+                upload = await client.send_file(file, **more)
+                job = await client.create_job("infer", model="fake-detect", upload=upload)
+                ended = await client.wait_job(job)
+                assert (ended.result["items"], ended.spec["file"]) == (4, name)
+                assert not file.closed
+            for no_file in (io.StringIO("text"), DATA):
+                with pytest.raises(TypeError, match="binary mode"):
+                    await client.send_file(no_file)
 
 
 async def test_files_arrive_whole_by_connections_that_break(ask, proxy, tmp_path):
