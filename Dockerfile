@@ -22,11 +22,12 @@ RUN --mount=type=bind,from=wheels,source=/wheels/ours,target=/wheels \
 COPY config.yaml /etc/mataserver.yaml
 
 # Inside a container the loopback is nobody's: which addresses are served is said with --publish.
-ENV HOME=/var/lib/mataserver MATA_SERVER_DATA_DIR=/var/lib/mataserver MATA_SERVER_HOST=0.0.0.0 MATA_SERVER_PORT=8110
+ENV HOME=/var/lib/mataserver MATA_SERVER_DATA_DIR=/var/lib/mataserver MATA_SERVER_HOST=0.0.0.0
 WORKDIR /var/lib/mataserver
 VOLUME /var/lib/mataserver
 EXPOSE 8110
 USER 10001:10001
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['MATA_SERVER_PORT'] + '/health', timeout=4)"]
+# At the address of the settings, as the server reads them, and through no proxy.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import urllib.request as r; from mataserver import config; from mataserver.config.addresses import server_url; r.build_opener(r.ProxyHandler({})).open(server_url(config.load('/etc/mataserver.yaml')) + '/health', timeout=4)"]
 ENTRYPOINT ["mataserver"]
 CMD ["serve", "--config", "/etc/mataserver.yaml"]

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -167,15 +169,43 @@ def test_the_image_runs_as_nobody_in_particular(last):
     assert f"MATA_SERVER_DATA_DIR={folder}" in last.last("ENV").split()
 
 
-def test_the_image_asks_for_its_health(last):
-    """The health check asks the route that needs no key, at the port that is served.
+@pytest.mark.parametrize("place", ["file", ".env", "variable", "alias"])
+def test_the_image_asks_for_its_health(last, tmp_path, place):
+    """The health check asks the route that needs no key, at the port that the settings say."""
+    assert last.last("EXPOSE") == str(config.Settings().port)
+    file = tmp_path / "mataserver.yaml"
+    _, *rest = last.exec_form("HEALTHCHECK")
+    code = rest[-1].replace(last.exec_form("CMD")[-1], str(file))
+    asked = []
 
-    The port is that of the variable, whatever a configuration says that is mounted.
-    """
-    assert "/health'" in last.exec_form("HEALTHCHECK")[-1]
-    port = last.last("EXPOSE")
-    assert port == str(config.Settings().port)
-    assert f"MATA_SERVER_PORT={port}" in last.last("ENV").split()
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        port = server.server_port
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file.write_text(f"port: {port}" if place == "file" else "{}")
+        (tmp_path / ".env").write_text(f"MATA_SERVER_PORT={port}\n" if place == ".env" else "")
+        own = {"variable": "MATA_SERVER_PORT", "alias": "SERVER_PORT"}
+        environment = {
+            **dict(word.split("=", 1) for word in last.last("ENV").split()),
+            "http_proxy": "http://127.0.0.1:9",
+            **({own[place]: str(port)} if place in own else {}),
+        }
+
+        def is_healthy():
+            command = [sys.executable, *rest[:-1], code]
+            return subprocess.run(
+                command, check=False, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+            )
+
+        assert is_healthy().returncode == 0
+        server.shutdown()
+    assert is_healthy().returncode != 0
+    assert asked == ["/health"]
 
 
 def test_the_context_is_small(tmp_path):

@@ -137,8 +137,9 @@ def _healthy(image: Image, port: str) -> bool:
     """Run the health check for a server on that port."""
     program, *rest = image.stage.exec_form("HEALTHCHECK")
     environment = {"PATH": str(image.programs), "MATA_SERVER_PORT": port}
+    command = [image.programs / program, *map(image.moved, rest)]
     ran = subprocess.run(
-        [image.programs / program, *rest], env=environment, capture_output=True, check=False
+        command, env=environment, cwd=image.folder, capture_output=True, check=False
     )
     return ran.returncode == 0
 
