@@ -18,6 +18,7 @@ MARCH = 1_772_720_521.0
 HEAVY = {
     "aiohttp",
     "asyncio",
+    "ctypes",
     "ssl",
     "numpy",
     "huggingface_hub",
@@ -154,7 +155,7 @@ def test_another_file_that_fails(path, mode, reason):
     assert ran.stderr.splitlines()[-1].endswith(reason)
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"], ["serve", "-h"]])
 def test_light_commands_import_little(terminal, arguments):
     """What is told from here alone imports no plugin, no server, no framework, not even asyncio."""
     register(terminal.data, {"gear": "ocr"})

@@ -17,7 +17,6 @@ from mataserver.config import anonymous
 from mataserver.config.addresses import is_loopback, local_url
 from mataserver.config.credentials import key_file, server_keys
 from mataserver.errors import MataError
-from mataserver.processes import landlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +73,11 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         link = _link(settings, url, composed)
         for line in announcement(settings, url, composed, keys[0].key if made else None, link):
             click.echo(line)
-        if settings.confine_models and not landlock.abi_version():
-            log.warning("models may use every file of the server: Landlock is missing or refused")
+        if _should_confine(settings, composed):
+            from mataserver.processes import landlock  # which imports ctypes
+
+            if not landlock.abi_version():
+                log.warning("models may use every file: Landlock is missing or refused")
         if opening:
             asyncio.get_running_loop().run_in_executor(None, _open, link)
 
@@ -87,6 +89,22 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(running.run(settings, announce, reread=reread, set_by=set_by))
+
+
+def _should_confine(settings: Settings, composed: ComposedServer) -> bool:
+    """Whether models are to be confined: those in a process of their own on this machine."""
+    if not settings.confine_models:
+        return False
+    names = {
+        each.backend.engine if settings.engine == "auto" else settings.engine
+        for each in composed.plugins.provided
+        if each.backend.confined
+    }
+    if names:
+        for each in settings.models:
+            limited = each.engine == "auto" and each.max_ram_mb is not None
+            names.add("process" if limited else each.engine)
+    return any(not composed.engines.is_remote(name) for name in names - {"auto", "thread"})
 
 
 def announcement(

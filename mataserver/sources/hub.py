@@ -112,8 +112,10 @@ async def _run_child(
                 raise BadRequest(f"the download of {repo_id} has ended unexpectedly")
             message = _DECODER.decode(line)
             if isinstance(message, FetchFailure):
-                place = f"{cache_directory()}; HF_HOME or HF_HUB_CACHE names the directory"
-                raise message.error(place if message.kind == "unwritten" else "")
+                place = ""
+                if message.kind == "unwritten":
+                    place = f"{cache_directory()}; HF_HOME or HF_HUB_CACHE names the directory"
+                raise message.error(place)
             if isinstance(message, Completed):
                 return message.value
             if on_progress is not None:
