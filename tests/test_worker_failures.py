@@ -248,7 +248,7 @@ async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
 @pytest.mark.parametrize("ask", ["infer", "call", "stream", "generate"])
 async def test_what_a_dead_worker_had_not_taken_can_go_to_the_next_one(worker, ask):
     """It is not to blame, whatever it is; what the worker had taken died with it."""
-    os.kill(worker.report.pid, signal.SIGSTOP)
+    await stop(worker.report.pid)
     asked = asyncio.ensure_future(asking(worker, ask))
     await asyncio.sleep(0)
     os.kill(worker.report.pid, signal.SIGKILL)
@@ -270,6 +270,19 @@ async def test_what_a_dead_worker_had_taken_died_with_it(tmp_path, ask):
             await asking(worker, ask)
     assert type(caught.value) is WorkerDied
     await engine.close()
+
+
+async def stop(pid):
+    """Stop a process; each of its threads stops at a time of its own."""
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(SOON):
+        while any(state(path) != "T" for path in Path(f"/proc/{pid}/task").glob("*/stat")):
+            await asyncio.sleep(0.001)
+
+
+def state(path):
+    """Return the letter of a thread's state (proc(5))."""
+    return path.read_text().rpartition(")")[2].split()[0]
 
 
 async def asking(worker, ask):
