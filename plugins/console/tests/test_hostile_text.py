@@ -200,8 +200,10 @@ TOLD = f"""(async (sentences) => {{
   const {{ sentence }} = await import("./console/direction.mjs");
   const root = document.body.appendChild(document.createElement("div"));
   render(html`${{sentences.map((each) => html`<p key=${{each}}>${{sentence(each)}}</p>`)}}`, root);
-  return [...root.children].map((each) =>
-    ({PLACES})(each, "is", "not", "known").map(([, left]) => left));
+  return [...root.children].map((each) => {{
+    const name = each.textContent.replace("\\u200e", "").slice(0, 2);
+    return ({PLACES})(each, name, "is", "known").map(([, left]) => left);
+  }});
 }})"""
 
 
