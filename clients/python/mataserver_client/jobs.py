@@ -26,6 +26,7 @@ from mataserver_client.transport import Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from mataserver_client.replies import JobFile
     from mataserver_client.transport import Transport
@@ -154,21 +155,29 @@ class JobRequests(Requests):
         await self._transport.request("DELETE", _place(job_id))
 
     async def download_job(
-        self, job_id: str, folder: str | os.PathLike[str] = ".", *names: str
+        self,
+        job_id: str,
+        folder: str | os.PathLike[str] = ".",
+        *names: str,
+        progress: Callable[[Path], object] | None = None,
     ) -> list[Path]:
         """Download the files of a job's result, or those of ``names``; return where they are.
 
         A file that is there is replaced. One that a program that ended began with is continued.
+        ``progress(path)`` is called in a thread when a file is there.
         Raises ``NotFound`` for a name that there is not, and ``Conflict`` for a file that changes.
         """
         answer = await self._transport.request("GET", f"{_place(job_id)}/files")
         files = {file.name: file for file in answer.decode(JobFiles).files}
         if missing := next((name for name in names if name not in files), None):
             raise NotFound(f"The job has no file {missing}")
-        chosen = [files[name] for name in names or files]
-        return [
-            await _Download(self._transport, job_id, Path(folder), each).run() for each in chosen
-        ]
+        paths = []
+        for name in names or files:
+            download = _Download(self._transport, job_id, Path(folder), files[name])
+            paths.append(await download.run())
+            if progress is not None:
+                await asyncio.to_thread(progress, paths[-1])
+        return paths
 
 
 class _Patience:
@@ -218,14 +227,17 @@ class _Download:
         target = self._folder / self._file.name
         if not target.resolve().is_relative_to(self._folder.resolve()):
             raise BadAnswer(f"A file of the job leads out of the folder: {self._file.name}")
-        part = target.with_name(f"{target.name}.{self._file.modified:.6f}.part")
-        await asyncio.to_thread(_touch, part)
+        digest = hashlib.sha256(target.name.encode()).hexdigest()[:16]
+        part = target.with_name(f"{digest}.part") / f"{self._file.modified:.6f}"
+        await asyncio.to_thread(_begin, part)
         patience = _Patience()
         with await asyncio.to_thread(part.open, "r+b") as out:
             while (offset := out.seek(0, os.SEEK_END)) < self._file.size:
                 data = await patience.repeat(partial(self._part, offset))
                 await asyncio.to_thread(out.write, data)
         await asyncio.to_thread(part.replace, target)
+        with contextlib.suppress(OSError):  # another program downloads it, too
+            await asyncio.to_thread(part.parent.rmdir)
         return target
 
     async def _part(self, offset: int) -> bytes:
@@ -240,9 +252,7 @@ class _Download:
         return answer.body
 
 
-def _open(
-    file: str | os.PathLike[str] | BinaryIO,
-) -> contextlib.AbstractContextManager[BinaryIO]:
+def _open(file: str | os.PathLike[str] | BinaryIO) -> AbstractContextManager[BinaryIO]:
     """Open a file; one that is open is its owner's to close."""
     if isinstance(file, (str, os.PathLike)):
         return Path(file).open("rb")
@@ -281,6 +291,10 @@ def _place(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
-def _touch(part: Path) -> None:
+def _begin(part: Path) -> None:
+    """Make a file's folder, as its name has no room for more; what it was before goes."""
     part.parent.mkdir(parents=True, exist_ok=True)
+    for other in part.parent.iterdir():
+        if other != part:
+            other.unlink(missing_ok=True)
     part.touch()

@@ -62,7 +62,13 @@ class JobCalls:
         self._loop_thread.call(self._client.delete_job(job_id))
 
     def download_job(
-        self, job_id: str, folder: str | os.PathLike[str] = ".", *names: str
+        self,
+        job_id: str,
+        folder: str | os.PathLike[str] = ".",
+        *names: str,
+        progress: Callable[[Path], object] | None = None,
     ) -> list[Path]:
         """See ``AsyncClient.download_job``."""
-        return self._loop_thread.call(self._client.download_job(job_id, folder, *names))
+        return self._loop_thread.call(
+            self._client.download_job(job_id, folder, *names, progress=progress)
+        )

@@ -150,8 +150,7 @@ def rm(client: Client, job: str) -> None:
 @_with_client
 def get(client: Client, job: str, folder: Path) -> None:
     """Download the files of a job's result to FOLDER."""
-    for path in client.download_job(job, folder):
-        click.echo(path)
+    client.download_job(job, folder, progress=click.echo)
 
 
 def _jobs(client: Client, query: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:

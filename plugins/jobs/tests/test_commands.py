@@ -62,8 +62,9 @@ async def test_a_video(run, tmp_path):
     assert (shown["result"]["items"], shown["spec"]["file"]) == (6, "v.mp4")
     names = {"results.jsonl", "summary.json", "annotated.mp4"}
     assert {each["name"] for each in shown["files"]} == names
-    assert (await run("get", job, tmp_path / "got"))[0] == 0
     got = tmp_path / "got"
+    status, out, _ = await run("get", job, got)
+    assert (status, {*out.splitlines()}) == (0, {str(got / name) for name in names})
     assert {each.name: each.stat().st_size for each in got.iterdir()} == {
         each["name"]: each["size"] for each in shown["files"]
     }

@@ -167,7 +167,29 @@ async def test_a_file_that_changes_meanwhile_is_not_mixed(ask, proxy, tmp_path):
     async with AsyncClient(proxy.url, "test-key") as client:
         with pytest.raises(Conflict, match=r"changed while it was downloaded: folder/large"):
             await client.download_job(job, tmp_path, f"folder/{file.name}")
-    assert not (tmp_path / "folder" / file.name).exists()
+        assert not (tmp_path / "folder" / file.name).exists()
+        proxy.limit = None
+        [got] = await client.download_job(job, tmp_path, f"folder/{file.name}")
+    assert got.read_bytes() == DATA[::-1]
+    assert [*got.parent.iterdir()] == [got]  # nothing is left of what it was
+
+
+async def test_what_has_come_is_told_before_the_next_fails(ask, tmp_path):
+    """Of several files, each is told when it is there, also one whose name has no room for more."""
+    job, file = await echoed(ask, DATA)
+    long, gone, told = file.parent.with_name("n" * 255), file.parent.with_name("gone"), []
+    file.rename(long)
+    gone.write_bytes(DATA)
+
+    def progress(path):
+        told.append((path, path.read_bytes()))
+        gone.unlink()
+
+    names = [long.name, gone.name]
+    async with AsyncClient(ask.served.url, "test-key") as client:
+        with pytest.raises(NotFound):
+            await client.download_job(job, tmp_path / "got", *names, progress=progress)
+    assert told == [(tmp_path / "got" / names[0], DATA)]
 
 
 async def test_a_job_is_followed_over_a_restart(proxy, tmp_path):
