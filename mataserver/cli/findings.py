@@ -90,9 +90,6 @@ def examine(config_file: str | None) -> Findings:
     _check_directories(settings, findings)
     _check_memory(settings, findings)
     plugins = _check_plugins(settings, findings)
-    problem = anonymous.contradiction(settings, os.environ)
-    if problem is not None and any(plugin.name == "accounts" for plugin in plugins.usable):
-        findings.errors.append(problem)
     _check_engines(settings, plugins, findings)
     _check_confinement(settings, plugins, findings)
     _check_commands(findings)
@@ -120,6 +117,10 @@ def _check_variables(findings: Findings) -> None:
 
 
 def _check_exposure(settings: Settings, findings: Findings) -> None:
+    if problem := anonymous.contradiction(settings, os.environ):
+        findings.errors.append(problem)
+    if told := anonymous.warning(settings, os.environ, config.dotenv(Path.cwd())):
+        findings.warnings.append(told)
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         findings.warnings.append(
             f"auth_mode is none and host is {settings.host}: anyone who can reach it may use it"

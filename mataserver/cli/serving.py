@@ -58,13 +58,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     note_configuration(config_file)
     take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
-    anonymous.warn(settings, os.environ, config.dotenv(Path.cwd()))
-    if settings.auth_mode == "none" and not is_loopback(settings.host):
-        log.warning(
-            "AUTHENTICATION IS OFF and the server listens on %s: anyone who can reach it may use "
-            "it",
-            settings.host or "every address",
-        )
+    _check_exposure(settings)
     keys, made = server_keys(settings)
 
     def announce(url: str, composed: ComposedServer) -> None:
@@ -105,6 +99,20 @@ def _should_confine(settings: Settings, composed: ComposedServer) -> bool:
             limited = each.engine == "auto" and each.max_ram_mb is not None
             names.add("process" if limited else each.engine)
     return any(not composed.engines.is_remote(name) for name in names - {"auto", "thread"})
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Warn where everybody is answered. Raises ``ConfigError`` if that was meant and is not so."""
+    if problem := anonymous.contradiction(settings, os.environ):
+        raise config.ConfigError(problem)
+    if told := anonymous.warning(settings, os.environ, config.dotenv(Path.cwd())):
+        log.warning("%s", told)
+    if settings.auth_mode == "none" and not is_loopback(settings.host):
+        log.warning(
+            "AUTHENTICATION IS OFF and the server listens on %s: anyone who can reach it may use "
+            "it",
+            settings.host or "every address",
+        )
 
 
 def announcement(

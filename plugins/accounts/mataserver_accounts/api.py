@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Self
 
-from mataserver import MataError
 from mataserver_accounts.directory import Directory
 from mataserver_accounts.key_routes import KeyRoutes
 from mataserver_accounts.login_routes import LoginRoutes
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from mataserver import Context, Credentials, Principal, Route
-
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 class AccountsService:
@@ -55,31 +51,9 @@ class AccountsService:
 
     async def __aenter__(self) -> Self:
         """Start. Raises ``MataError`` when accounts cannot be used as they are set up."""
-        check_enabled(os.environ.get("AUTH_ENABLED", ""), self._ctx.server.auth_mode)
         await self._directory.start(self._ctx.peer("database").database)
         self._ctx.tasks.spawn(self._directory.follow_changes, "follow accounts")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop: the server has ended what follows changes."""
-
-
-def check_enabled(wish: str, mode: str) -> None:
-    """Raise ``MataError`` for an ``AUTH_ENABLED`` that is not what the server does.
-
-    A "false" has set ``auth_mode`` where it may: the variable, perhaps left over from another
-    program, opens no server that others reach, and none that is to ask.
-    """
-    word = wish.strip().lower()
-    if word and word not in _TRUE | _FALSE:
-        raise MataError("environment: AUTH_ENABLED: must be true or false")
-    if word in _FALSE and mode != "none":
-        raise MataError(
-            "environment: AUTH_ENABLED=false: this server asks for keys and tokens: auth_mode says "
-            "so, or host is not the loopback alone, or trust_proxy is set; set auth_mode: none if "
-            "it shall answer everybody"
-        )
-    if word in _TRUE and mode == "none":
-        raise MataError(
-            "environment: AUTH_ENABLED=true: auth_mode is none, which does not authenticate"
-        )

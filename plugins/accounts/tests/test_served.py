@@ -13,7 +13,6 @@ import pytest
 
 from mataserver import MataError
 from mataserver.testing import FAKE, check_plugin, installed, serving
-from mataserver_accounts.api import check_enabled
 
 SECRET = "a secret of the test that is long enough"
 SQL = "'; DROP TABLE users; -- \" OR 1=1"
@@ -270,16 +269,6 @@ async def test_wrong_settings(serve, wrong, told):
     with pytest.raises(MataError, match=told):
         async with serve(accounts=wrong):
             pass
-
-
-def test_auth_enabled():
-    """AUTH_ENABLED is refused where it says otherwise than the server does."""
-    check_enabled("", "api_key")
-    check_enabled("True", "api_key")
-    check_enabled("false", "none")
-    for wish, mode in (("false", "api_key"), ("0", "api_key"), ("true", "none"), ("maybe", "none")):
-        with pytest.raises(MataError, match="AUTH_ENABLED"):
-            check_enabled(wish, mode)
 
 
 async def test_without_the_plugin(serve, tmp_path):
