@@ -169,8 +169,9 @@ class Model(Protocol):
     Optional members: ``session(params)`` (returns an object with ``step(image) -> Result``, for
     models that keep state between frames), ``stream(image, params)`` (an iterator of text pieces
     whose last item is the result, for generative models; an empty piece is progress without text),
-    public methods that a service calls through its handle, ``step_timeout`` to override the
-    backend's, and ``close()``.
+    ``lazy_images`` (True: in place of the image ``stream`` gets a function that returns it, to be
+    called once, in any thread; for a model that keeps streams waiting), public methods that a
+    service calls through its handle, ``step_timeout`` to override the backend's, and ``close()``.
     """
 
     def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result | Struct]:

@@ -8,8 +8,9 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -31,6 +32,7 @@ from mataserver.engines.loaded_model import (
     as_results,
     check_model,
     has_method,
+    is_lazy,
     open_session,
     open_stream,
 )
@@ -40,7 +42,7 @@ from mataserver.engines.worker_errors import Failure
 from mataserver.errors import InvalidParams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -168,12 +170,13 @@ class ModelHost:
 
         A model without streaming yields only the outcome.
         """
-        item = self.decode(job)
+        item = DecodedJob(job) if (late := is_lazy(self._model)) else self.decode(job)
         begun = time.perf_counter()
         answer: Any = item.failure
         if answer is None and has_method(self._model, "stream"):
             try:
-                params, image = _params_of(item, self._params), item.picture.image
+                params = _params_of(item, self._params)
+                image = partial(_decode, item, self.decode) if late else item.picture.image
                 with contextlib.closing(open_stream(self._model, image, params)) as pieces:
                     for piece in pieces:
                         if not isinstance(answer, (str, NoneType)):
@@ -188,7 +191,7 @@ class ModelHost:
                 answer = failure_of(error, "The model failed", self._name)
         elif answer is None:
             answer = self._predict([item])[0]
-        yield self.encode(item, answer, _ms(begun), is_new=False)
+        yield self.encode(item, answer, _ms(begun) - late * item.decode_ms, is_new=False)
 
     def close_session(self, session: str) -> None:
         """Discard a session's state."""
@@ -262,6 +265,15 @@ class ModelHost:
         except MODEL_ERRORS as error:
             result = failure_of(error, "The model failed", self._name)
         return result, _ms(begun), is_new
+
+
+def _decode(item: DecodedJob, decode: Callable[[Job], DecodedJob]) -> Image:
+    """Complete a job with its image, and return that. Raises what its client is to be told."""
+    found = decode(item.job)
+    item.picture, item.failure, item.decode_ms = found.picture, found.failure, found.decode_ms
+    if found.failure is not None:
+        raise found.failure.error()
+    return cast("Image", found.picture.image)
 
 
 def _params_of(item: DecodedJob, decoder: msgspec.msgpack.Decoder[Params]) -> Params:

@@ -35,6 +35,11 @@ def has_method(model: object, name: str) -> bool:
     return callable(getattr(model, name, None))
 
 
+def is_lazy(model: object) -> bool:
+    """Whether a model's ``stream`` decodes its image itself."""
+    return has_method(model, "stream") and getattr(model, "lazy_images", False) is True
+
+
 def open_session(model: Any, params: object) -> Any:
     """Return a model's new session. Raises ``InvalidResultError`` if it has no ``step``."""
     session = model.session(params)

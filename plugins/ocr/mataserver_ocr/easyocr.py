@@ -20,7 +20,7 @@ from mataserver_ocr import languages, regions
 from mataserver_ocr.page_model import PageModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -102,13 +102,14 @@ class EasyOcr(PageModel[EasyOcrParams]):
         """Open the recogniser of the configured language."""
         self._reader(self.codes(self._settings.language))
 
-    def stream(self, image: Image, params: EasyOcrParams) -> Iterator[OcrResult]:
+    def stream(self, image: Callable[[], Image], params: EasyOcrParams) -> Iterator[OcrResult]:
         """Yield the words and phrases of an image in reading order.
 
         Raises ``InvalidParams`` for a language that is unknown or cannot be combined with another,
         and ``Unavailable`` when the files of its model are missing.
         """
-        yield self._read(image, self.codes(params.language or self._settings.language), params)
+        codes = self.codes(params.language or self._settings.language)
+        yield self._read(image(), codes, params)
 
     def close(self) -> None:
         """Free the weights."""

@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from mataserver import Confidence
 
 Codes = Annotated[str, Meta(min_length=1, max_length=64)]
+_LONGEST_STEP, _SPARE = 3_600.0, 10.0
+"""Seconds: what a model may ask for at most, and what it needs beside its picture."""
 Readers = Annotated[int, Meta(ge=1, le=32)]
 
 
@@ -92,3 +94,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tesseract: TesseractSettings = TesseractSettings()
     easyocr: EasyOcrSettings = EasyOcrSettings()
     paddleocr: PaddleOcrSettings = PaddleOcrSettings()
+
+
+def step_seconds(settings: RapidOcrSettings | TesseractSettings) -> float:
+    """Return how many seconds a step may take even if ``infer_timeout`` is less; 0 for no such.
+
+    A model that is composed of an engine reads a page in one step. Only a ``timeout`` above the
+    default wants more: otherwise ``infer_timeout`` could not be short.
+    """
+    raised = settings.timeout > type(settings)().timeout
+    return min(_LONGEST_STEP, settings.timeout + _SPARE) if raised else 0.0

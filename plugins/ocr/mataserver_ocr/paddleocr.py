@@ -29,7 +29,7 @@ from mataserver_ocr import languages, regions
 from mataserver_ocr.page_model import PageModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -140,14 +140,14 @@ class PaddleOcr(PageModel[PaddleOcrParams]):
         self._pipeline = lru_cache(settings.readers)(self._open)
         self._pipeline(recogniser_for(settings.language))
 
-    def stream(self, image: Image, params: PaddleOcrParams) -> Iterator[OcrResult]:
+    def stream(self, image: Callable[[], Image], params: PaddleOcrParams) -> Iterator[OcrResult]:
         """Yield the lines of an image in reading order.
 
         Raises ``InvalidParams`` for a language that is unknown, unsupported, or cannot be combined
         with another, and ``Unavailable`` when its models are missing.
         """
         script = recogniser_for(params.language or self._settings.language)
-        yield self._read(image, script, self._min_confidence(params))
+        yield self._read(image(), script, self._min_confidence(params))
 
     def close(self) -> None:
         """Free the models."""

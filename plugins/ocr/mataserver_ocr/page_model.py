@@ -7,12 +7,13 @@ the streams of a model in turn.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from mataserver import Params
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -27,16 +28,25 @@ P = TypeVar("P", bound=Params)
 class PageModel(ABC, Generic[P]):
     """A model that reads one page at a time."""
 
-    @abstractmethod
-    def stream(self, image: Image, params: P) -> Iterator[str | OcrResult]:
-        """Yield the result of an image RGB uint8 ``[H, W, 3]`` last, and before it empty texts.
+    lazy_images = True
 
-        Those say that the model works.
+    @abstractmethod
+    def stream(self, image: Callable[[], Image], params: P) -> Iterator[str | OcrResult]:
+        """Yield the result of a page last, and before it empty texts: they say that it works.
+
+        ``image`` returns the page RGB uint8 ``[H, W, 3]``. It is called when the page's turn comes.
         """
 
     def predict(self, images: Sequence[Image], params: Sequence[P]) -> list[OcrResult]:
         """Return the results of images, read one after another."""
-        return [last(self.stream(*each)) for each in zip(images, params, strict=True)]
+        return [
+            last(self.stream(partial(_same, image), each))
+            for image, each in zip(images, params, strict=True)
+        ]
+
+
+def _same(image: Image) -> Image:
+    return image
 
 
 def last(items: Iterator[str | OcrResult]) -> OcrResult:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mataserver import OcrResult
 
-    Read = Callable[["Clock"], OcrResult]
+    Image = NDArray[np.uint8]
+    Read = Callable[[Image, "Clock"], OcrResult]
 
 BEAT = 0.25
 """Seconds from one sign of progress to the next, and until an abandoned page is noticed."""
@@ -43,12 +47,15 @@ class Clock:
     @property
     def left(self) -> float:
         """The seconds that are left, 0 or more."""
-        return max(0.0, -self.late)
+        return max(0.0, min(self._end, self._stopped_at) - monotonic())
 
     @property
     def late(self) -> float:
-        """The seconds since the end of the page's time, less than 0 before it."""
-        return monotonic() - min(self._end, self._stopped_at)
+        """The seconds since the end of the page's time, less than 0 before it.
+
+        A page that was stopped is not late: its reader may be one that cannot be ended.
+        """
+        return monotonic() - self._end
 
 
 class PageQueue:
@@ -60,22 +67,24 @@ class PageQueue:
         self._unread: set[Future[OcrResult]] = set()
         self._running = Clock()
 
-    def stream(self, read: Read) -> Iterator[str | OcrResult]:
+    def stream(self, picture: Callable[[], Image], read: Read) -> Iterator[str | OcrResult]:
         """Yield an empty text every ``BEAT`` seconds, and last what ``read`` returns.
 
-        ``read`` gets the page's clock, and has to end when that is over. Closing the iterator stops
-        the clock. A page that is late by over ``SPARE`` seconds hangs: nothing is yielded any more,
-        so that the server ends the worker.
+        ``picture`` decodes the page, once its turn has come: what waits must not take its memory.
+        ``read`` gets the image and the page's clock, and has to end when that is over. Closing the
+        iterator stops the clock. A page that is late by over ``SPARE`` seconds hangs: nothing is
+        yielded any more, so that the server ends the worker.
         """
         clock = Clock()
-        page = self._thread.submit(self._read, read, clock)
+        page = self._thread.submit(self._read, picture, read, clock)
         self._unread.add(page)
         page.add_done_callback(self._unread.discard)
         try:
             while not page.done():
                 # Any page: the model's thread takes turns with the streams of all.
-                patience = BEAT if self._running.late < SPARE else None
-                wait({page, *self._unread}, patience, FIRST_COMPLETED)
+                pages = {page, *self._unread}
+                patience = BEAT / len(pages) if self._running.late < SPARE else None
+                wait(pages, patience, FIRST_COMPLETED)
                 if not page.done():
                     yield ""
             yield page.result()
@@ -88,7 +97,13 @@ class PageQueue:
         self._running.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, read: Read, clock: Clock) -> OcrResult:
+    def _read(self, picture: Callable[[], Image], read: Read, clock: Clock) -> OcrResult:
         self._running = clock
         clock.start(self._seconds)
-        return read(clock)
+        try:
+            image = picture()
+            clock.start(self._seconds)  # the server limits the time of decoding
+            return read(image, clock)
+        finally:
+            # Nothing is late while nothing is read, however long ago this page's time was over.
+            self._running = Clock()

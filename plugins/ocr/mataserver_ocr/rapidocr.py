@@ -16,11 +16,12 @@ from msgspec import Meta
 
 from mataserver import Confidence, InvalidParams, Params, Unavailable, physical_cores
 from mataserver_ocr import languages
+from mataserver_ocr.options import step_seconds
 from mataserver_ocr.page_model import PageModel
 from mataserver_ocr.page_queue import PageQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mataserver import LoadContext, ModelSpec, OcrResult
     from mataserver_ocr.options import RapidOcrSettings
@@ -86,11 +87,14 @@ class RapidOcr(PageModel[RapidOcrParams]):
     """The model: applies a request's language and confidence; the reader does the rest."""
 
     def __init__(self, reader: PageReader, settings: RapidOcrSettings) -> None:
+        self.step_timeout = step_seconds(settings)
         self._pages = PageQueue(settings.timeout)
         self._reader = reader
         self._min_confidence = settings.min_confidence
 
-    def stream(self, image: Image, params: RapidOcrParams) -> Iterator[str | OcrResult]:
+    def stream(
+        self, image: Callable[[], Image], params: RapidOcrParams
+    ) -> Iterator[str | OcrResult]:
         """Yield empty texts while an image is read, and last its lines in reading order.
 
         Raises ``InvalidParams`` for a language that the models do not read, and ``BadRequest`` for
@@ -98,7 +102,9 @@ class RapidOcr(PageModel[RapidOcrParams]):
         """
         check_language(params.language)
         least = self._min_confidence if params.confidence is None else params.confidence
-        yield from self._pages.stream(lambda clock: self._reader.read(image, least, clock))
+        yield from self._pages.stream(
+            image, lambda page, clock: self._reader.read(page, least, clock)
+        )
 
     def close(self) -> None:
         """End the page that is being read."""

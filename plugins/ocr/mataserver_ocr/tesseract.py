@@ -8,13 +8,13 @@ Regions are lines; a confidence is the mean of the words' own, which the engine 
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
 
 from mataserver import BadRequest, Confidence, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions, tesseract_program
+from mataserver_ocr.options import step_seconds
 from mataserver_ocr.page_model import PageModel
 from mataserver_ocr.page_queue import PageQueue
 from mataserver_ocr.tesseract_program import Program
@@ -92,12 +92,15 @@ class Tesseract(PageModel[TesseractParams]):
         self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
     ) -> None:
         """Keep the parts; ``installed`` are the names of the engine's language data."""
+        self.step_timeout = step_seconds(settings)
         self._pages = PageQueue(settings.timeout)
         self._settings = settings
         self._installed = installed - NO_LANGUAGES
         self._engine = engine
 
-    def stream(self, image: Image, params: TesseractParams) -> Iterator[str | OcrResult]:
+    def stream(
+        self, image: Callable[[], Image], params: TesseractParams
+    ) -> Iterator[str | OcrResult]:
         """Yield empty texts while an image is read, and last its lines in the engine's order.
 
         An upside-down or sideways page is read rotated; its boxes are the image's.
@@ -106,7 +109,10 @@ class Tesseract(PageModel[TesseractParams]):
         installed, ``BadRequest`` for a picture longer than 32,767 pixels, and for one that takes
         longer than the setting ``timeout``.
         """
-        yield from self._pages.stream(self._reader(image, params))
+        codes, least = self.codes(params.language or self._settings.language), params.confidence
+        yield from self._pages.stream(
+            image, lambda page, clock: self._read(page, codes, least, clock)
+        )
 
     def close(self) -> None:
         """End the page that is being read."""
@@ -130,15 +136,10 @@ class Tesseract(PageModel[TesseractParams]):
             )
         return language.tesseract
 
-    def _reader(self, image: Image, params: TesseractParams) -> Callable[[Clock], OcrResult]:
-        """Return what reads an image; first check the request."""
-        if max(image.shape[:2]) > MAX_SIDE:
-            raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
-        codes = self.codes(params.language or self._settings.language)
-        return partial(self._read, image, codes, params.confidence)
-
     def _read(self, image: Image, codes: str, least: float, clock: Clock) -> OcrResult:
         height, width = image.shape[:2]
+        if max(height, width) > MAX_SIDE:
+            raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
         try:
             found = _lines(self._engine.words(image, codes, clock), height, width)
         except TimeoutError:

@@ -77,9 +77,20 @@ def children(pid):
     return [child for child, parent in kernel.process_parents() if parent == pid]
 
 
-@pytest.mark.parametrize(
+engines = pytest.mark.parametrize(
     "name", ["rapidocr"] + ["tesseract"] * (shutil.which("tesseract") is not None)
 )
+
+
+@engines
+@pytest.mark.parametrize(("timeout", "seconds"), [(100, 110.0), (3600, 3600.0)])
+async def test_a_model_composed_of_an_engine_has_a_pages_time(tmp_path, name, timeout, seconds):
+    """It waits for a page in one step of its own, in which the worker can give no sign of life."""
+    async with loaded(tmp_path, name, timeout=timeout) as (_, worker):
+        assert worker.report.step_timeout == seconds
+
+
+@engines
 async def test_a_short_infer_timeout_finds_a_worker_that_hangs(tmp_path, name):
     """It does not wait for the time that a page may take, 30 or 45 s, nor for that of a batch."""
     async with loaded(tmp_path, name) as (http, worker):
@@ -127,12 +138,12 @@ def test_pages_are_read_one_at_a_time_and_show_that_they_are():
     """Both streams say that the model works, also the one whose turn has not come."""
     pages, ends, running = PageQueue(60.0), [threading.Event(), threading.Event()], []
 
-    def read(clock, index):
+    def read(index):
         running.append(index)
         ends[index].wait(60.0)
         return index
 
-    first, second = (pages.stream(lambda clock, i=i: read(clock, i)) for i in (0, 1))
+    first, second = (pages.stream(list, lambda *_, i=i: read(i)) for i in (0, 1))
     assert [next(first), next(second), next(first)] == ["", "", ""]
     assert running == [0]
     for end in ends:
@@ -145,17 +156,17 @@ def test_a_stream_that_is_closed_stops_its_page_or_forgets_it():
     """A page whose turn has not come is never read."""
     pages, read, stopped = PageQueue(60.0), [], threading.Event()
 
-    def until_stopped(clock):
+    def until_stopped(_, clock):
         while clock.left:
             stopped.wait(0.01)
         stopped.set()
 
-    running, waiting = pages.stream(until_stopped), pages.stream(read.append)
+    running, waiting = pages.stream(list, until_stopped), pages.stream(list, read.append)
     assert [next(running), next(waiting)] == ["", ""]
     waiting.close()
     running.close()
     assert stopped.wait(60.0)
-    assert last(pages.stream(lambda _: "next")) == "next"
+    assert last(pages.stream(list, lambda *_: "next")) == "next"
     assert read == []
 
 
@@ -165,12 +176,80 @@ def test_a_page_that_does_not_end_in_its_time_is_taken_to_hang(monkeypatch):
     monkeypatch.setattr(page_queue, "SPARE", 0.05)
     late = []
 
-    def hang(clock):
+    def hang(_, clock):
         while clock.late < 0.2:
             threading.Event().wait(0.01)
         late.append(clock.late)
 
-    items = PageQueue(0.01).stream(hang)
+    items = PageQueue(0.01).stream(list, hang)
     while (item := next(items)) == "":
         assert not late
     assert item is None
+
+
+def test_a_queue_that_idled_is_not_late(monkeypatch):
+    """Long after a page's time was over, the next page still says that the model works."""
+    now, pages, end = [0.0], PageQueue(60.0), threading.Event()
+    monkeypatch.setattr(page_queue, "monotonic", lambda: now[0])
+    assert last(pages.stream(list, lambda *_: "first")) == "first"
+    now[0] = 1_000.0
+    started = threading.Event()
+
+    def picture():  # the next page's own clock is set in the same thread, before this
+        assert started.wait(60.0)
+        return []
+
+    items = pages.stream(picture, lambda *_: end.wait(60.0))
+    late = pages._running.late
+    assert next(items) == ""
+    started.set()
+    end.set()
+    assert last(items) is True
+    assert late < 0
+
+
+def test_an_abandoned_page_that_cannot_be_ended_does_not_hang(monkeypatch):
+    """The page behind it says that the model works, until the first one's own time is over."""
+    now, pages, end = [0.0], PageQueue(60.0), threading.Event()
+    monkeypatch.setattr(page_queue, "monotonic", lambda: now[0])
+    abandoned, behind = (pages.stream(list, lambda *_: end.wait(60.0)) for _ in range(2))
+    assert [next(abandoned), next(behind)] == ["", ""]
+    abandoned.close()
+    now[0] = 60.0 + page_queue.SPARE - 1.0
+    assert pages._running.left == 0.0
+    assert next(behind) == ""
+    now[0] = 60.0 + page_queue.SPARE + 1.0
+    assert pages._running.late > page_queue.SPARE
+    end.set()
+    assert last(behind) is True
+
+
+def test_all_streams_together_take_one_beat(monkeypatch):
+    """The more pages wait, the shorter each waits for: the one that is ready is answered soon."""
+    pages, end, waited, wait = PageQueue(60.0), threading.Event(), [], page_queue.wait
+
+    def noted(futures, patience, when):
+        waited.append(patience)
+        return wait(futures, 0.0, when)
+
+    monkeypatch.setattr(page_queue, "wait", noted)
+    streams = [pages.stream(list, lambda *_: end.wait(60.0)) for _ in range(8)]
+    for _ in range(2):
+        assert {next(each) for each in streams} == {""}
+    assert sum(waited[8:]) == pytest.approx(page_queue.BEAT)
+    end.set()
+    assert all(last(each) for each in streams)
+
+
+def test_a_page_is_decoded_when_its_turn_comes():
+    """What waits takes no memory for its pixels, and what is closed meanwhile is never decoded."""
+    pages, end, decoded = PageQueue(60.0), threading.Event(), []
+    first, second, third = (
+        pages.stream(lambda i=i: decoded.append(i), lambda *_: end.wait(60.0)) for i in range(3)
+    )
+    assert [next(each) for each in (first, second, third)] == ["", "", ""]
+    assert decoded == [0]
+    second.close()
+    end.set()
+    assert last(first) is last(third) is True
+    assert decoded == [0, 2]
