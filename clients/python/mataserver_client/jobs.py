@@ -7,43 +7,31 @@ import base64
 import contextlib
 import hashlib
 import os
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
+from mataserver_client.downloads import Download
 from mataserver_client.errors import BadRequest, Conflict, MataError, NotFound
-from mataserver_client.failures import (
-    PASSING_STATUSES,
-    BadAnswer,
-    ClosedMeanwhile,
-    ConnectionFailed,
-)
+from mataserver_client.failures import BadAnswer, ConnectionFailed
+from mataserver_client.patience import Patience
 from mataserver_client.replies import Failure, Job, JobCreated, JobFiles
 from mataserver_client.requests import Requests
 from mataserver_client.transport import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractContextManager
 
-    from mataserver_client.replies import JobFile
     from mataserver_client.transport import Transport
 
 PART_BYTES = 8_000_000
-"""Bytes of a file that are sent or asked for at once: what a break costs."""
-PATIENCE_SECONDS = 120.0
-"""How long a server that answered before may be silent: a restart takes less."""
-PAUSE_SECONDS = 1.0
+"""Bytes of a file that are sent at once: what a break costs."""
 SILENCE_SECONDS = 60.0
 """How long a connection that follows a job may be silent: every 15 s there is an event."""
 _TUS = {"Tus-Resumable": "1.0.0"}
-_PASSING = {*PASSING_STATUSES, 0, 423, 460}
-"""No answer, an upload that another server handles still, a part that was damaged on its way."""
 _PATHS = {"reconstruct": "/upload"}
-
-T = TypeVar("T")
 
 
 class JobRequests(Requests):
@@ -75,10 +63,10 @@ class JobRequests(Requests):
             begin = {**_TUS, "Upload-Length": str(size), "Upload-Metadata": f"filename {called}"}
             made = await self._transport.request("POST", "/v1/uploads", headers=begin)
             upload = made.headers.get("Location", "").rpartition("/")[2]
-            offset, patience = 0, _Patience()
+            offset, patience = 0, Patience()
             while offset < size:
                 opened.seek(offset)
-                data = await asyncio.to_thread(opened.read, PART_BYTES)
+                data = await asyncio.to_thread(opened.read, min(PART_BYTES, size - offset))
                 if not data:
                     raise BadRequest(f"{name} has become shorter while it was sent")
                 send = partial(_send_part, self._transport, f"/v1/uploads/{upload}", offset, data)
@@ -110,7 +98,7 @@ class JobRequests(Requests):
 
         Raises ``NotFound`` where it is removed meanwhile.
         """
-        patience = _Patience(answered=False)
+        patience = Patience(answered=False)
         job: Job | None = None
         while True:
             failure: MataError = ConnectionFailed("The server's events ended before the job")
@@ -168,88 +156,17 @@ class JobRequests(Requests):
         Raises ``NotFound`` for a name that there is not, and ``Conflict`` for a file that changes.
         """
         answer = await self._transport.request("GET", f"{_place(job_id)}/files")
-        files = {file.name: file for file in answer.decode(JobFiles).files}
+        files = [file.name for file in answer.decode(JobFiles).files]
         if missing := next((name for name in names if name not in files), None):
             raise NotFound(f"The job has no file {missing}")
         paths = []
         for name in names or files:
-            download = _Download(self._transport, job_id, Path(folder), files[name])
+            path = f"{_place(job_id)}/files/{quote(name)}"
+            download = Download(self._transport, path, Path(folder), name)
             paths.append(await download.run())
             if progress is not None:
                 await asyncio.to_thread(progress, paths[-1])
         return paths
-
-
-class _Patience:
-    """How long a server that has answered is waited for when it does not."""
-
-    def __init__(self, *, answered: bool = True) -> None:
-        self._answered = answered
-        self._until: float | None = None
-
-    def begin(self) -> None:
-        """Begin anew: it answered."""
-        self._answered, self._until = True, None
-
-    async def pause(self, failure: MataError) -> None:
-        """Wait before the next try, or raise ``failure`` where there is none."""
-        now = time.monotonic()
-        if self._until is None:
-            self._until = now + PATIENCE_SECONDS
-        lasting = isinstance(failure, (BadAnswer, ClosedMeanwhile))
-        passing = failure.status in _PASSING and not lasting
-        if not passing or not self._answered or now > self._until:
-            raise failure
-        await asyncio.sleep(PAUSE_SECONDS)
-
-    async def repeat(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Do what has no effect if it is done twice, until it is answered."""
-        self.begin()
-        while True:
-            try:
-                return await step()
-            except MataError as error:
-                await self.pause(error)
-
-
-class _Download:
-    """A file of a job's result on its way to a folder, in parts; goes on after a break."""
-
-    def __init__(self, transport: Transport, job_id: str, folder: Path, file: JobFile) -> None:
-        self._transport = transport
-        self._path = f"{_place(job_id)}/files/{quote(file.name)}"
-        self._folder = folder
-        self._file = file
-        self._tag: str | None = None
-
-    async def run(self) -> Path:
-        """Fetch it; return where it is."""
-        target = self._folder / self._file.name
-        if not target.resolve().is_relative_to(self._folder.resolve()):
-            raise BadAnswer(f"A file of the job leads out of the folder: {self._file.name}")
-        digest = hashlib.sha256(target.name.encode()).hexdigest()[:16]
-        part = target.with_name(f"{digest}.part") / f"{self._file.modified:.6f}"
-        await asyncio.to_thread(_begin, part)
-        patience = _Patience()
-        with await asyncio.to_thread(part.open, "r+b") as out:
-            while (offset := out.seek(0, os.SEEK_END)) < self._file.size:
-                data = await patience.repeat(partial(self._part, offset))
-                await asyncio.to_thread(out.write, data)
-        await asyncio.to_thread(part.replace, target)
-        with contextlib.suppress(OSError):  # another program downloads it, too
-            await asyncio.to_thread(part.parent.rmdir)
-        return target
-
-    async def _part(self, offset: int) -> bytes:
-        last = min(self._file.size, offset + PART_BYTES) - 1
-        headers = {"Range": f"bytes={offset}-{last}", "Accept-Encoding": "identity"}
-        answer = await self._transport.request("GET", self._path, headers=headers)
-        tag, self._tag = self._tag, answer.headers.get("ETag", "")
-        if tag not in {None, self._tag}:
-            raise Conflict(f"The file has changed while it was downloaded: {self._file.name}")
-        if len(answer.body) != last + 1 - offset or "Content-Range" not in answer.headers:
-            raise BadAnswer("The server's answer is not the part of the file that was asked for")
-        return answer.body
 
 
 def _open(file: str | os.PathLike[str] | BinaryIO) -> AbstractContextManager[BinaryIO]:
@@ -289,12 +206,3 @@ def _offset(answer: Answer) -> int:
 
 def _place(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
-
-
-def _begin(part: Path) -> None:
-    """Make a file's folder, as its name has no room for more; what it was before goes."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    for other in part.parent.iterdir():
-        if other != part:
-            other.unlink(missing_ok=True)
-    part.touch()

@@ -13,7 +13,8 @@ from aiohttp import web
 from api_stand_in import BOXES, KEY, StandIn, picture
 from client_cases import collect
 
-from mataserver_client import AsyncClient, ConnectionFailed, jobs, transport
+from mataserver_client import AsyncClient, ConnectionFailed, transport
+from mataserver_client.patience import Patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -127,7 +128,7 @@ async def test_who_reads_its_image_is_told(way):
 async def test_who_waits_for_another_try_is_told():
     """A job is followed over breaks; a client that is closed between two tries is no break."""
     async with asyncio.timeout(30), AsyncClient("http://127.0.0.1:9") as client:
-        patience = jobs._Patience()
+        patience = Patience()
         pausing = asyncio.create_task(patience.repeat(client.health))
         await asyncio.sleep(0.2)
         await client.__aexit__()

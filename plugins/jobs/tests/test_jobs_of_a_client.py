@@ -26,8 +26,10 @@ from mataserver_client import (
     InvalidParams,
     Job,
     NotFound,
+    downloads,
+    jobs,
+    patience,
 )
-from mataserver_client import jobs as module
 
 DATA = random.Random(7).randbytes(1_000_000)
 
@@ -43,8 +45,9 @@ async def ask(tmp_path):
 @pytest.fixture
 async def proxy(monkeypatch):
     """What cuts connections, and a client that takes small parts and pauses shortly."""
-    monkeypatch.setattr(module, "PART_BYTES", 100_000)
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "PART_BYTES", 100_000)
+    monkeypatch.setattr(downloads, "PART_BYTES", 100_000)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
     async with CuttingProxy() as proxy:
         yield proxy
 
@@ -174,6 +177,36 @@ async def test_a_file_that_changes_meanwhile_is_not_mixed(ask, proxy, tmp_path):
     assert [*got.parent.iterdir()] == [got]  # nothing is left of what it was
 
 
+@pytest.mark.parametrize("came", [0, 100_000])
+async def test_a_file_that_changed_since_it_was_listed_is_the_new_one(
+    ask, proxy, tmp_path, monkeypatch, came
+):
+    """Its size is the one it has now, and what a program left of another does not begin it."""
+    job, file = await echoed(ask, DATA)
+    name, begin = f"folder/{file.name}", downloads.Download.run
+    proxy.target, proxy.limit = ask.served.url, came + 50_000 if came else None
+    proxy.at_cut = lambda: setattr(proxy, "target", None)
+    other = DATA[::-1] + (b"" if came else b"more")
+
+    async def changed(download):
+        file.write_bytes(other)
+        return await begin(download)
+
+    async with AsyncClient(proxy.url, "test-key") as client:
+        if came:
+            loading = asyncio.create_task(client.download_job(job, tmp_path, name))
+            while proxy.target is not None:
+                await asyncio.sleep(0.01)
+            loading.cancel()
+            await asyncio.wait({loading})
+            proxy.target, proxy.limit = ask.served.url, None
+            assert sum(each.stat().st_size for each in tmp_path.rglob("folder/*.part/*")) == came
+        monkeypatch.setattr(downloads.Download, "run", changed)
+        [got] = await client.download_job(job, tmp_path, name)
+    assert got.read_bytes() == other
+    assert [*got.parent.iterdir()] == [got]
+
+
 async def test_what_has_come_is_told_before_the_next_fails(ask, tmp_path):
     """Of several files, each is told when it is there, also one whose name has no room for more."""
     job, file = await echoed(ask, DATA)
@@ -228,7 +261,7 @@ async def test_a_job_that_is_no_more_ends_who_follows_it(proxy, tmp_path, monkey
     told = {"removed": NotFound, "revoked": AuthenticationFailed, "silent": ConnectionFailed}
     keys = {"revoked": ["another-key"]}.get(end, ["test-key"])
     if end == "silent":
-        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+        monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     async with AsyncClient(proxy.url, "test-key") as client:
         with pytest.raises(ConnectionFailed):
             await client.wait_job("1")
@@ -263,7 +296,7 @@ async def test_what_no_server_of_ours_says_is_refused(aiohttp_server, tmp_path):
         return web.json_response({"files": [{"name": name, "size": 9, "modified": 1.0}]})
 
     async def no_part(_):
-        return web.Response(body=b"123456789")
+        return web.Response(body=b"123456789", headers={"ETag": '"1"'})
 
     app = web.Application()
     app.router.add_get("/v1/jobs/1/files", files)

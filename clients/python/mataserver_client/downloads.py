@@ -1,0 +1,95 @@
+"""Files of jobs' results on their way to a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mataserver_client.errors import Conflict, MataError
+from mataserver_client.failures import BadAnswer
+from mataserver_client.patience import Patience
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mataserver_client.transport import Transport
+
+PART_BYTES = 8_000_000
+"""Bytes of a file that are asked for at once: what a break costs."""
+_WHOLE = {"Accept-Encoding": "identity"}
+"""A range is one of the file as it is, not of what it is compressed to."""
+
+
+_OTHER = 412
+"""The status of a file that is no more the one of ``If-Match``."""
+
+
+class Download:
+    """A file on its way to a folder, in parts; goes on after a break, also of another program.
+
+    All parts are of the file with one ``ETag``, by which a part that is there is known again.
+    """
+
+    def __init__(self, transport: Transport, path: str, folder: Path, name: str) -> None:
+        self._transport = transport
+        self._path = path
+        self._folder = folder
+        self._name = name
+
+    async def run(self) -> Path:
+        """Fetch it; return where it is. Raises ``Conflict`` if it changes meanwhile."""
+        target = self._folder / self._name
+        if not target.resolve().is_relative_to(self._folder.resolve()):
+            raise BadAnswer(f"A file of the job leads out of the folder: {self._name}")
+        patience = Patience()
+        tag, size = await patience.repeat(self._state)
+        part = target.with_name(f"{_digest(target.name)}.part") / _digest(tag)
+        await asyncio.to_thread(_begin, part, size)
+        with await asyncio.to_thread(part.open, "r+b") as out:
+            while (offset := out.seek(0, os.SEEK_END)) < size:
+                data = await patience.repeat(partial(self._part, tag, offset, size))
+                await asyncio.to_thread(out.write, data)
+        await asyncio.to_thread(part.replace, target)
+        with contextlib.suppress(OSError):  # another program downloads it, too
+            await asyncio.to_thread(part.parent.rmdir)
+        return target
+
+    async def _state(self) -> tuple[str, int]:
+        """Return the file's ``ETag``, and its bytes."""
+        answer = await self._transport.request("HEAD", self._path, headers=_WHOLE)
+        try:
+            return answer.headers["ETag"], int(answer.headers["Content-Length"])
+        except (KeyError, ValueError):
+            raise BadAnswer("The server does not say which file it is, or how long") from None
+
+    async def _part(self, tag: str, offset: int, size: int) -> bytes:
+        last = min(size, offset + PART_BYTES) - 1
+        headers = {**_WHOLE, "Range": f"bytes={offset}-{last}", "If-Match": tag}
+        changed = Conflict(f"The file has changed while it was downloaded: {self._name}")
+        try:
+            answer = await self._transport.request("GET", self._path, headers=headers)
+        except MataError as error:
+            raise changed if error.status == _OTHER else error from None
+        if answer.headers.get("ETag") != tag:
+            raise changed
+        if len(answer.body) != last + 1 - offset or "Content-Range" not in answer.headers:
+            raise BadAnswer("The server's answer is not the part of the file that was asked for")
+        return answer.body
+
+
+def _digest(text: str) -> str:
+    """Return a name for a text that may be longer than names are."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _begin(part: Path, size: int) -> None:
+    """Make a file's folder, as its name has no room for more; what it was before goes."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for other in part.parent.iterdir():
+        if other != part or other.stat().st_size > size:
+            other.unlink(missing_ok=True)
+    part.touch()
