@@ -8,6 +8,7 @@ MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
 
 import os
 import sys
+from pathlib import Path
 
 from mataserver_client import Client, MataError
 
@@ -30,6 +31,8 @@ def main(model: str, video: str, folder: str) -> None:
 
 if len(sys.argv) < 3:
     sys.exit("usage: python examples/annotate_video.py MODEL VIDEO [FOLDER]")
+if len(sys.argv) > 3 and Path(sys.argv[3]).suffix == ".mp4":
+    sys.exit(f"{sys.argv[3]}: must be the folder for annotated.mp4, not a file")
 try:
     main(*(*sys.argv[1:], ".")[:3])
 except OSError as error:

@@ -150,7 +150,7 @@ ARGUMENTS = {
     "sam_image.py": ("{file}", "{out}", "a code"),
     "sam_video.py": ("{file}", "{out}", "a code"),
     "reconstruct.py": ("{file}", "{out}"),
-    "annotate_video.py": ("opencv-qr", "{file}", "{out}"),
+    "annotate_video.py": ("opencv-qr", "{file}"),
     "browser.py": ("opencv-qr", "0"),
 }
 
@@ -234,6 +234,7 @@ async def test_a_plugin_that_is_not_there_is_one_line_that_installs_it(data_dir,
         ("browser.py", ("opencv-qr", "70000"), "70000: a port is a number up to 65535"),
         ("browser.py", ("opencv-qr", "{taken}"), "in use"),
         ("stream_camera.py", ("opencv-qr", "99999999999999"), "no such camera"),
+        ("annotate_video.py", ("opencv-qr", "{file}", "{out}.mp4"), "not a file"),
     ],
 )
 def test_what_cannot_be_is_one_line(url, tmp_path, name, arguments, told):
