@@ -34,9 +34,18 @@ IF_MATCH: dict[str, tuple[Any, bool, str]] = {
 }
 Version = (
     Annotated[int, Meta(ge=0, lt=2**53)]
-    | Annotated[str, Meta(min_length=1, max_length=128, description="an ETag without its quotes")]
+    | Annotated[
+        str,
+        Meta(
+            pattern=r"^(0|[1-9][0-9]{0,15})\Z", description="the number in an ETag, without quotes"
+        ),
+    ]
 )
 """What a body may say instead of ``If-Match``: a thing's ``ETag`` without the quotes."""
+UserVersion = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{1,64}\.[0-9a-f]{8}\Z", description="an ETag without its quotes")
+]
+"""The same of a user."""
 
 
 class Tags(Struct, frozen=True):
@@ -111,12 +120,14 @@ def tagged(ctx: Context, value: object, revision: int | str, status: int = 200) 
     return response
 
 
-def expected(request: web.Request, version: Version | UnsetType | None = UNSET) -> Tags | None:
+def expected(request: web.Request, version: str | int | UnsetType | None = UNSET) -> Tags | None:
     """Return what ``If-Match`` and a body's ``version`` expect. Raises ``InvalidParams``.
 
     A tag that a proxy weakened, since it compressed the answer, counts too.
     """
-    own = None if version is UNSET or version is None else str(version)
+    if version is None:  # nobody's "unknown" is to overwrite what others changed
+        raise InvalidParams("version: must be an ETag without its quotes, got null")
+    own = None if version is UNSET else str(version)
     given = ",".join(request.headers.getall("If-Match", ["*"])).strip()
     if given == "*":
         return None if own is None else Tags(None, own)

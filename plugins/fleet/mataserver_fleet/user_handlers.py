@@ -20,7 +20,7 @@ from mataserver_fleet.pages import (
     MAX_BODY,
     FleetProblem,
     Status,
-    Version,
+    UserVersion,
     caller,
     expected,
     tagged,
@@ -72,7 +72,7 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     old_password: Password | UnsetType = UNSET
     role: Role | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
-    version: Version | UnsetType | None = UNSET
+    version: UserVersion | UnsetType | None = UNSET
 
 
 class UserView(Struct, kw_only=True):

@@ -89,7 +89,8 @@ async def test_each_change_by_its_tag(serve, caplog):
 async def test_each_change_by_its_version(serve):
     """The tag stands in the body as well: stale it is 409, behind a stale ``If-Match`` 412.
 
-    A number may be text, since a user's is. Nothing is done by one that is refused.
+    A number may be text, since a user's is; what no tag can be is 422, and says what is. Nothing is
+    done by one that is refused.
     """
     async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
         await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
@@ -108,19 +109,22 @@ async def test_each_change_by_its_version(serve):
                 edit = {"json": {**body, "version": version}, "headers": headers or {}}
                 return await client.ask("PATCH", where, **edit)
 
-            for stale in (0, "0", "2.50.0"):
+            own, user = tag.strip('"'), read == "/api/users/ada"
+            for stale in ("0.00000000", f"1{own}") if user else (0, "0", int(own) + 1):
                 status, answer = await ask(stale)
                 assert (status, set(answer)) == (409, {"detail", "error"}), (path, answer)
-                assert tag.strip('"') in answer["detail"]
-            assert (await ask(0, headers=STALE))[0] == 412
-            assert (await ask(tag.strip('"'), headers=STALE))[0] == 412
-            assert (await ask(0, headers={"If-Match": tag}))[0] == 409
-            for wrong in (-1, True, 1.5, "", "x" * 129):
-                assert (await ask(wrong))[0] == 422, (path, wrong)
+                assert own in answer["detail"]
+            assert (await ask(stale, headers=STALE))[0] == 412
+            assert (await ask(own, headers=STALE))[0] == 412
+            assert (await ask(stale, headers={"If-Match": tag}))[0] == 409
+            for wrong in (-1, True, 1.5, None, "", "2.50.0", "01", "x" * 129, tag, f"W/{tag}"):
+                status, answer = await ask(wrong)
+                assert status == 422, (path, wrong)
+                assert answer["detail"].startswith("version: "), answer
+                assert not isinstance(wrong, str) or "ETag" in answer["detail"], answer
             await client.ask("GET", read)
             assert client.headers["ETag"] == tag, path
-            own = tag.strip('"')
-            status, answer = await ask(int(own) if own.isdigit() else own)
+            status, answer = await ask(own if user else int(own))
             assert status == 200, (path, answer)
             await client.ask("GET", read)
             assert client.headers["ETag"] != tag, path
