@@ -13,7 +13,15 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from mataserver import MataError, NotFound, connected, params_option, printable, server_options
+from mataserver import (
+    BadRequest,
+    MataError,
+    NotFound,
+    connected,
+    params_option,
+    printable,
+    server_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,12 +180,18 @@ def _place(job: str) -> str:
 def _upload(client: Client, path: Path) -> str:
     """Send a file, or a folder's files as a ZIP; return the upload's id.
 
-    Raises ``NotFound`` for a path that is not there.
+    Raises ``NotFound`` for a path that is not there, ``BadRequest`` for one that cannot be sent.
     """
     if not path.exists():
         raise NotFound(f"there is no {path}; for a path of the server's machine say --on-server")
     if not path.is_dir():
-        return client.send_file(path, _print_sent)
+        try:
+            return client.send_file(path, _print_sent)
+        except OSError as error:  # a pipe, which cannot be read again from where a connection broke
+            reason = (
+                "it is a pipe: save it as a file" if path.is_fifo() else error.strerror or error
+            )
+            raise BadRequest(f"{path} cannot be sent: {reason}") from None
     with tempfile.TemporaryFile() as packed:  # without a name: it goes with this process
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # pictures do not shrink
             for each in sorted(path.iterdir()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import tempfile
 
 import pytest
@@ -129,6 +130,11 @@ async def test_what_is_refused(run, tmp_path):
     )
     status, _, told = await run("infer", "fake-detect", tmp_path / "none.mp4")
     assert (status, "for a path of the server's machine say --on-server" in told) == (1, True)
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)  # without a writer, opening it to read waits
+    status, _, told = await run("infer", "fake-detect", tmp_path / "pipe")
+    os.close(pipe)
+    assert (status, "cannot be sent: it is a pipe: save it as a file" in told) == (1, True)
     status, _, told = await run("infer", "fake-detect", path, "-p", "confidence=7", "--wait")
     assert (status, "confidence" in told.splitlines()[-1]) == (1, True)
     assert (await run("restart", "x", "--spec", "["))[0] == 2
