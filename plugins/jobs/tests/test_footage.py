@@ -167,7 +167,7 @@ def test_a_damaged_entry(tmp_path):
         ("x", b"nonsense" * 100, "no video"),
         ("x.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/a.ts\n#EXT-X-ENDLIST\n", "no video"),
         ("x.ffconcat", b"ffconcat version 1.0\nfile /etc/passwd\n", "no video"),
-        ("x.png", picture(), "no video"),
+        ("x.png", picture(), "a single picture"),
         ("x.zip", b"PK\x05\x06" + bytes(18), "no pictures"),
     ],
 )
