@@ -154,8 +154,8 @@ async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
         await person.pick("fake-detect")
         names = ["one.mp4"] if gone == "video" else ["one.png", "two.png"]
         paths = [tmp_path / name for name in names]
-        for path in paths:
-            path.write_bytes(SQUARE)
+        for path in paths:  # a picture that is sent as a video would be refused
+            path.write_bytes(SQUARE if gone == "picture" else SQUARE[::-1])
         await person.choose_all("dialog input[type=file]", paths)
         await known(person, "document.querySelector('dialog input[type=file]').files")
         change(paths[-1])
