@@ -22,8 +22,6 @@ PART_BYTES = 8_000_000
 """Bytes of a file that are asked for at once: what a break costs."""
 _WHOLE = {"Accept-Encoding": "identity"}
 """A range is one of the file as it is, not of what it is compressed to."""
-
-
 _OTHER = 412
 """The status of a file that is no more the one of ``If-Match``."""
 

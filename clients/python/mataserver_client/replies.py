@@ -75,11 +75,9 @@ class JobCreated(Struct, frozen=True):
 
 
 class JobFile(Struct, frozen=True):
-    """A file of a job's result. ``size`` in bytes, ``modified`` in Unix seconds."""
+    """A file of a job's result."""
 
     name: str
-    size: int
-    modified: float
 
 
 class JobFiles(Struct, frozen=True):
