@@ -119,8 +119,10 @@ def _yaml(path: Path | None) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader), "", set(), text)
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _check_nodes(node, "", set(), text)
+        content = None if node is None else loader.construct_document(node)
     except RecursionError:
         raise ConfigError(f"configuration: {path.name} is nested too deeply") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
