@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from mataserver_client.errors import MataError
+from mataserver_client.failures import ClosedMeanwhile
 from mataserver_client.images import encode
 from mataserver_client.in_flight import InFlightFrames
 from mataserver_client.inference import InferenceRequests
@@ -125,8 +126,8 @@ class AsyncClient(ModelRequests, InferenceRequests, JobRequests):
         moment use ``contextlib.aclosing``.
 
         Raises ``NotFound`` for a session of the caller's that expired, ``Conflict`` when another
-        connection uses it, the ``MataError`` of a connection that did not come back, and what
-        ``frames`` raises.
+        connection uses it, ``ConnectionFailed`` when the client is closed before the end, the
+        ``MataError`` of a connection that did not come back, and what ``frames`` raises.
         """
         given = model.session_id if isinstance(model, Session) else model
         fresh = not isinstance(model, Session) and not _SESSION_ID.fullmatch(given)
@@ -142,16 +143,20 @@ class AsyncClient(ModelRequests, InferenceRequests, JobRequests):
             reconnect=policy,
             renew=partial(self._make, made, given, task, params) if fresh else None,
         )
-        stream = self._items(run, made)
-        self._streams.add(stream)
-        return stream
+        answers = run.items()
+        self._streams.add(answers)
+        return self._items(run, answers, made)
 
-    async def _items(self, run: FrameStream, made: list[str]) -> AsyncGenerator[StreamItem, None]:
+    async def _items(
+        self, run: FrameStream, answers: AsyncGenerator[StreamItem, None], made: list[str]
+    ) -> AsyncGenerator[StreamItem, None]:
         """Yield what a stream answers; delete the sessions ``made`` for it at its end."""
         try:
-            async with contextlib.aclosing(run.items()) as answers:
+            async with contextlib.aclosing(answers):
                 async for item in answers:
                     yield item
+            if not run.ended:  # the client was closed while nobody read
+                raise ClosedMeanwhile
         finally:
             for session_id in made:
                 await self._drop(session_id)

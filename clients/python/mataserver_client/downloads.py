@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from mataserver_client.errors import Conflict, MataError
 from mataserver_client.failures import BadAnswer
@@ -46,14 +46,13 @@ class Download:
         patience = Patience()
         tag, size = await patience.repeat(self._state)
         part = target.with_name(f"{_digest(target.name)}.part") / _digest(tag)
-        await asyncio.to_thread(_begin, part, size)
-        with await asyncio.to_thread(part.open, "r+b") as out:
+        with await asyncio.to_thread(_begin, part, size) as out:
             while (offset := out.seek(0, os.SEEK_END)) < size:
                 data = await patience.repeat(partial(self._part, tag, offset, size))
                 await asyncio.to_thread(out.write, data)
-        await asyncio.to_thread(part.replace, target)
-        with contextlib.suppress(OSError):  # another program downloads it, too
-            await asyncio.to_thread(part.parent.rmdir)
+            written = os.fstat(out.fileno())
+        if not await asyncio.to_thread(_put, written, part, target):
+            raise self._changed
         return target
 
     async def _state(self) -> tuple[str, int]:
@@ -64,16 +63,19 @@ class Download:
         except (KeyError, ValueError):
             raise BadAnswer("The server does not say which file it is, or how long") from None
 
+    @property
+    def _changed(self) -> Conflict:
+        return Conflict(f"The file has changed while it was downloaded: {self._name}")
+
     async def _part(self, tag: str, offset: int, size: int) -> bytes:
         last = min(size, offset + PART_BYTES) - 1
         headers = {**_WHOLE, "Range": f"bytes={offset}-{last}", "If-Match": tag}
-        changed = Conflict(f"The file has changed while it was downloaded: {self._name}")
         try:
             answer = await self._transport.request("GET", self._path, headers=headers)
         except MataError as error:
-            raise changed if error.status == _OTHER else error from None
+            raise self._changed if error.status == _OTHER else error from None
         if answer.headers.get("ETag") != tag:
-            raise changed
+            raise self._changed
         if len(answer.body) != last + 1 - offset or "Content-Range" not in answer.headers:
             raise BadAnswer("The server's answer is not the part of the file that was asked for")
         return answer.body
@@ -84,10 +86,31 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _begin(part: Path, size: int) -> None:
-    """Make a file's folder, as its name has no room for more; what it was before goes."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    for other in part.parent.iterdir():
-        if other != part or other.stat().st_size > size:
-            other.unlink(missing_ok=True)
-    part.touch()
+def _begin(part: Path, size: int) -> BinaryIO:
+    """Open a file in a folder, as its name has no room for more; what it was before goes.
+
+    Other programs may do the same, and remove the folder when theirs is whole.
+    """
+    while True:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            for other in part.parent.iterdir():
+                if other != part or other.stat().st_size > size:
+                    other.unlink(missing_ok=True)
+            # Other than "a+b" it writes where it stands: two programs write the same bytes there.
+            return os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+
+
+def _put(written: os.stat_result, part: Path, target: Path) -> bool:
+    """Put what was written in its place, unless another program that wrote it, too, was first.
+
+    False if it is in neither: it was of a file that has changed, and went.
+    """
+    for place in (part, target):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(place.stat(), written):
+                place.replace(target)
+                with contextlib.suppress(OSError):  # another program begins anew
+                    part.parent.rmdir()
+                return True
+    return False

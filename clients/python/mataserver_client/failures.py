@@ -35,9 +35,9 @@ class ConnectionFailed(MataError):
 
 
 class ClosedMeanwhile(ConnectionFailed):
-    """The client was closed during the call: another try is of no use."""
+    """The client was closed, before the call or meanwhile: another try is of no use."""
 
-    def __init__(self, detail: str = "The client was closed during the call") -> None:
+    def __init__(self, detail: str = "The client is closed") -> None:
         super().__init__(detail)
 
 

@@ -89,6 +89,8 @@ class FrameStream:
         self._connected = False
         self._answered = False
         self._anew = False
+        self.ended = False
+        """Whether every frame was answered, or the session deleted."""
 
     async def items(self) -> AsyncGenerator[StreamItem, None]:
         """Yield results and frame errors until every frame is answered or dropped.
@@ -110,6 +112,7 @@ class FrameStream:
                     await _stop(pump)
                     await socket.close()
                 if message is None or not await self._lost(_close_code(message)):
+                    self.ended = True
                     return
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
@@ -123,7 +126,8 @@ class FrameStream:
 
     async def _lost(self, code: int) -> bool:
         """Prepare for another connection; False after an orderly end."""
-        failure = from_close(code)
+        # A client that is closed deletes the session, which is no end in order for who reads on.
+        failure = ClosedMeanwhile() if self._transport.closing else from_close(code)
         if failure is None:
             return False
         # A session that was ours may still be held by the connection that broke; one that never

@@ -257,7 +257,7 @@ class Transport:
 
 
 def _opened(session: aiohttp.ClientSession | None, *, closing: bool) -> aiohttp.ClientSession:
-    """Return the connections; who asks for them since they were closed had begun before."""
+    """Return the connections. Raises ``ClosedMeanwhile`` once they were closed."""
     if session is None:
         if closing:
             raise ClosedMeanwhile

@@ -80,7 +80,7 @@ async def test_who_waits_for_the_rest_of_an_answer_is_told(way):
         reading = asyncio.create_task(collect(WAYS[way](client)))
         await server.begun.wait()
         await client.__aexit__()
-        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
             await reading
 
 
@@ -94,7 +94,7 @@ async def test_who_waits_for_a_turn_is_told(way, monkeypatch):
         await server.begun.wait()
         await client.__aexit__()
         for call in calls:
-            with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+            with pytest.raises(ConnectionFailed, match="The client is closed"):
                 await call
 
 
@@ -121,7 +121,7 @@ async def test_who_reads_its_image_is_told(way):
         await asyncio.to_thread(image.begun.wait, 30)
         await client.__aexit__()
         image.goes_on.set()
-        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
             await call
 
 
@@ -132,7 +132,7 @@ async def test_who_waits_for_another_try_is_told():
         pausing = asyncio.create_task(patience.repeat(client.health))
         await asyncio.sleep(0.2)
         await client.__aexit__()
-        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
             await pausing
 
 
@@ -143,7 +143,7 @@ async def test_who_goes_on_reading_later_is_told(way):
         async with AsyncClient(url) as client:
             items = WAYS[way](client)
             await anext(items)
-        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
             await anext(items)
 
 
@@ -163,9 +163,29 @@ async def test_a_stream_of_a_session_that_stays_is_not_tried_again():
         reading = asyncio.create_task(read(client))
         await came.wait()
         await client.__aexit__()
-        with pytest.raises(ConnectionFailed, match="The client was closed during the call"):
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
             await reading
     assert not stand_in.deleted
+
+
+async def test_who_goes_on_reading_a_stream_later_is_told():
+    """Frames that stay without an answer are no end of all of them."""
+    async with StandIn().serve() as stand_in, AsyncClient(stand_in.url, KEY) as client:
+        begun, unread = (client.stream(BOXES, [picture(1), picture(2)]) for _ in range(2))
+        await anext(begun)
+        await client.__aexit__()
+        for stream in (begun, unread):
+            with pytest.raises(ConnectionFailed, match="The client is closed"):
+                await anext(stream)
+
+
+async def test_a_call_that_begins_later_is_told():
+    """It was told of a call under way."""
+    async with StandIn().serve() as stand_in:
+        async with AsyncClient(stand_in.url, KEY) as client:
+            await client.health()
+        with pytest.raises(ConnectionFailed, match="The client is closed"):
+            await client.health()
 
 
 async def test_a_client_that_is_opened_again_is_open():

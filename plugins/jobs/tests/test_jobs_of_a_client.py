@@ -162,6 +162,21 @@ async def test_a_download_is_continued_by_another_program(ask, proxy, tmp_path):
     assert proxy.passed - before < 600_000
 
 
+async def test_several_programs_download_into_one_folder(ask, proxy, tmp_path):
+    """Each returns where the file is: they write the same bytes, and one of them puts it there."""
+    job, _ = await echoed(ask, DATA)
+    proxy.target = ask.served.url
+
+    async def download():
+        async with AsyncClient(proxy.url, "test-key") as client:
+            return await client.download_job(job, tmp_path / "got", "folder/large file.bin")
+
+    for _ in range(10):
+        for paths in await asyncio.gather(*(download() for _ in range(6))):
+            assert [path.read_bytes() for path in paths] == [DATA]
+    assert [path.name for path in (tmp_path / "got" / "folder").iterdir()] == ["large file.bin"]
+
+
 async def test_a_file_that_changes_meanwhile_is_not_mixed(ask, proxy, tmp_path):
     """Parts of two files never make one."""
     job, file = await echoed(ask, DATA)
