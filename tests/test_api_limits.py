@@ -46,6 +46,19 @@ async def in_flight(http):
 # sizes
 
 
+@pytest.mark.parametrize("head", [(), ("Expect: 100-continue",)], ids=["plain", "expect"])
+@pytest.mark.parametrize(("slashes", "expected"), [(255, 401), (4_000, 404)])
+async def test_a_path_of_thousands_of_steps(server, slashes, expected, head):
+    """Is no route's, without a look at each of its steps; a model's name may have 255 slashes."""
+    path = "/v1/models/" + "a/" * slashes + "a"
+    lines = (f"GET {path} HTTP/1.1", "Host: localhost", *head, "", "")
+    async with connection(server) as (reader, writer):
+        writer.write("\r\n".join(lines).encode())
+        status, _, body = await answer(reader)
+    assert status == expected
+    assert (body == b'{"detail":"Not found"}') is (expected == 404)
+
+
 async def grown(server, head, sent):
     """Send a head and then chunks of a megabyte; return the answer and how much memory grew."""
     memory = psutil.Process().memory_info

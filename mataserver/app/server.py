@@ -32,7 +32,7 @@ from mataserver.http.pages import ServedPages
 from mataserver.http.readiness import Readiness
 from mataserver.http.relay import FrontendRelay
 from mataserver.http.revocation import Revocations
-from mataserver.http.routing import BodyLimits, RouteTable
+from mataserver.http.routing import BodyLimits, Router, RouteTable
 from mataserver.http.service_http import ServiceHttp
 from mataserver.http.sockets import ServiceSockets
 from mataserver.http.stream import StreamService
@@ -208,6 +208,7 @@ class ComposedServer:
             middlewares=[self.middleware.handle],
             client_max_size=self.settings.max_body,
         )
+        application._router = Router()  # noqa: SLF001 - the parameter is deprecated
         cors_origins, finish = self.settings.cors_origins, self.middleware.finish_unhandled
         origins.allow_origins(application, cors_origins, finish)
         application.on_response_prepare.append(protocol.adjust_headers)
