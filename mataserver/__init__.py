@@ -5,6 +5,7 @@ This module is the plugin API: plugins import from here only, not from submodule
 
 from typing import TYPE_CHECKING
 
+from mataserver.contract.authentication import AuthContext
 from mataserver.contract.backend import (
     Backend,
     LoadContext,
@@ -89,6 +90,7 @@ __all__ = [
     "VIDEO_CONTAINERS",
     "AddressRefused",
     "Assignment",
+    "AuthContext",
     "Backend",
     "BadRequest",
     "Body",

@@ -86,7 +86,7 @@ def test_start_tells_what_it_has(running):
 async def test_a_start_without_plugins_says_what_models_need(tmp_path):
     """Who installed the core alone has a server that serves nothing."""
     async with testing.serving(tmp_path, entry_points=[]) as served:
-        said = announcement(served.composed.settings, served.url, served.composed, None, "")
+        said = announcement(served.url, served.composed, "")
     (plugins,) = (line for line in said if line.startswith("  plugins: "))
     assert plugins.startswith("  plugins: none; models need one: mataserver-opencv, ")
 

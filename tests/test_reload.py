@@ -40,7 +40,7 @@ class Running:
         values = {"data_dir": str(self._folder), "api_keys": ["test-key"], "port": 0} | settings
 
         def load():
-            return config.load(environ={}, directory=self._folder, engine="thread", **values)
+            return config.read(environ={}, directory=self._folder, engine="thread", **values)
 
         await Reload(self.composed, load).run()
 

@@ -38,16 +38,21 @@ def build(
     pace: MaintenanceIntervals | None = None,
     set_by: Mapping[str, SetBy] | None = None,
     engines: Mapping[str, Engine] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
 ) -> ComposedServer:
-    """Compose a server; ``set_by`` maps settings to their origins.
+    """Compose a server; ``set_by`` maps settings to their origins, as ``config.read`` does.
 
-    ``engines`` overrides its own, by name. Registers the defaults on a fresh data directory. Raises
-    a ``MataError`` for unusable settings, registry or plugins (with ``plugins.strict``).
+    ``engines`` overrides its own, by name; ``environ`` the environment that plugins' ``auth_mode``
+    is asked with. Registers the defaults on a fresh data directory. Raises a ``MataError`` for
+    unusable settings, registry or plugins (with ``plugins.strict``).
     """
-    composed = ComposedServer(settings, plugins, probe, pace, engines)
+    composed = ComposedServer(
+        settings, plugins, probe, pace, engines, set_by=set_by, environ=environ
+    )
     composed.application.cleanup_ctx.append(partial(lifetime, composed))
     factories = (
-        *_builtin_services(composed, set_by or {}),
+        *_builtin_services(composed),
         *_plugin_services(composed.plugins),
     )
     hosting.add_services(
@@ -61,9 +66,7 @@ def build(
     return composed
 
 
-def _builtin_services(
-    composed: ComposedServer, set_by: Mapping[str, SetBy]
-) -> Iterator[ServiceFactory]:
+def _builtin_services(composed: ComposedServer) -> Iterator[ServiceFactory]:
     """Yield the server's own services; of overlapping routes the first one matches."""
     models, services, settings = composed.models, composed.hosting.services, composed.settings
     relay, sessions, metrics = composed.relay, composed.sessions, composed.metrics
@@ -96,7 +99,9 @@ def _builtin_services(
     yield ServiceFactory("pages", lambda _: PagesService(composed.pages))
     yield ServiceFactory(
         "settings",
-        lambda _: SettingsService(lambda: composed.catalog.settings, set_by, composed.plugins),
+        lambda _: SettingsService(
+            lambda: composed.catalog.settings, composed.set_by, composed.plugins
+        ),
     )
     trust_proxy = composed.settings.trust_proxy
     yield ServiceFactory(

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from mataserver.config import ConfigError
 from mataserver.errors import MataError
 from mataserver.library.configured import ConfiguredModels
-from mataserver.plugins import check_settings
+from mataserver.plugins import check_settings, settle_auth_mode
 from mataserver.serving import engine_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mataserver.app.server import ComposedServer
-    from mataserver.config import Settings
+    from mataserver.config import SetBy, Settings
 
 log = logging.getLogger("mataserver")
 
 
 class Reload:
-    """Reloads the configuration; ``load`` reads the settings as at the start."""
+    """Reloads the configuration; ``load`` reads the settings, with origins, as at the start."""
 
-    def __init__(self, composed: ComposedServer, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        composed: ComposedServer,
+        load: Callable[[], tuple[Settings, Mapping[str, SetBy] | None]],
+    ) -> None:
+        self._environ = composed.environ
         self._catalog = composed.catalog
         self._pool = composed.pool
         self._hosting = composed.hosting
@@ -37,7 +44,7 @@ class Reload:
         """Read and apply the configuration; log an invalid one and change nothing."""
         async with self._lock:
             try:
-                read = await asyncio.to_thread(self._load)
+                read = self._with_auth_mode(*await asyncio.to_thread(self._load))
                 check_settings(read, self._catalog.plugins)
                 settings = self._merge_reloadable(read)
                 ConfiguredModels(self._catalog, settings.models).check()
@@ -48,6 +55,13 @@ class Reload:
                 return
             self._warn_restart_needed(read, settings)
             await self._apply(settings, apply)
+
+    def _with_auth_mode(self, read: Settings, set_by: Mapping[str, SetBy] | None) -> Settings:
+        """Return the settings with the ``auth_mode`` of the next start, to tell if it changes."""
+        with contextlib.suppress(ConfigError):
+            plugins = self._catalog.plugins
+            return settle_auth_mode(read, set_by, plugins, self._environ, lambda _: None)[0]
+        return read
 
     def _merge_reloadable(self, read: Settings) -> Settings:
         """Return the current settings, with the reloadable parts replaced."""

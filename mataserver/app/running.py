@@ -206,13 +206,14 @@ async def run(
     settings: Settings,
     announce: Callable[[str, ComposedServer], None],
     plugins: Plugins | None = None,
-    reread: Callable[[], Settings] | None = None,
+    reread: Callable[[], tuple[Settings, Mapping[str, SetBy] | None]] | None = None,
     set_by: Mapping[str, SetBy] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
     Draining answers pending requests, closes sockets and unloads models. SIGHUP applies the models
-    of ``reread()``, by default of the unchanged settings, and plugins' own settings.
+    of ``reread()``, which returns what ``config.read`` does, and plugins' own settings; by default
+    nothing has changed.
 
     ``announce(url, composed)`` is called once the server listens. Raises ``MataError`` if it
     cannot.
@@ -232,7 +233,7 @@ async def run(
     }
     _set_handlers(handlers)
     composed = build(settings, plugins, set_by=set_by)
-    reload = Reload(composed, reread or (lambda: settings))
+    reload = Reload(composed, reread or (lambda: (settings, set_by)))
     tasks = Tasks("server")
     handlers[signal.SIGHUP] = lambda: tasks.spawn(reload.run(), "read the configuration again")
     _set_handlers(handlers)  # again: a plugin's import may have taken them, and so may a service

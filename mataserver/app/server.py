@@ -54,7 +54,7 @@ from mataserver.serving.slots import PoolPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.config import Settings
+    from mataserver.config import SetBy, Settings
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
 
@@ -69,9 +69,18 @@ class ComposedServer:
         probe: MemoryProbe | None,
         pace: MaintenanceIntervals | None,
         engines: Mapping[str, Engine] | None,
+        *,
+        set_by: Mapping[str, SetBy] | None,
+        environ: Mapping[str, str] | None,
     ) -> None:
-        self.settings, self.pace = settings, pace or MaintenanceIntervals()
+        self.pace = pace or MaintenanceIntervals()
         self.plugins = plugin_host.discover(settings) if plugins is None else plugins
+        settings, self.set_by = plugin_host.settle_auth_mode(
+            settings, set_by, self.plugins, environ
+        )
+        self.settings, self.environ = settings, environ
+        self._keys, made = server_keys(settings)
+        self.new_key = self._keys[0].key if made else None
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
         self.engines = EngineSet(settings, self.plugins, engines)
@@ -184,7 +193,7 @@ class ComposedServer:
 
     def _gate(self) -> Authenticator:
         return Authenticator(
-            KeyRing(server_keys(self.settings)[0]),
+            KeyRing(self._keys),
             self.browsers,
             self.grants,
             allowed=_allowed_pages(self.settings),

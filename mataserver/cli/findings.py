@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import msgspec
 
 from mataserver import config
 from mataserver.cli import environment, extensions
-from mataserver.config import anonymous, moved
+from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import check_writable, os_errors_as
 from mataserver.engines.memory import ram_total
@@ -26,7 +25,7 @@ from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
-from mataserver.plugins import GROUP
+from mataserver.plugins import GROUP, settle_auth_mode
 from mataserver.plugins.records import check_installed, unmet
 from mataserver.processes import landlock, seccomp
 from mataserver.serving import engine_set
@@ -34,9 +33,9 @@ from mataserver.serving.models import check_session
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from mataserver.config import Settings
+    from mataserver.config import SetBy, Settings
     from mataserver.plugins import Plugins
 
 _GROUPS = (GROUP, extensions.GROUP, moved.GROUP)
@@ -81,15 +80,16 @@ def examine(config_file: str | None) -> Findings:
     """Check a configuration, every plugin and every model, without starting or changing any."""
     findings = Findings()
     try:
-        settings = config.load(config_file)
+        settings, set_by = config.read(config_file)
     except MataError as error:
         findings.errors.append(error.told)
         return findings
     _check_variables(findings)
-    _check_exposure(settings, findings)
     _check_directories(settings, findings)
     _check_memory(settings, findings)
-    plugins = _check_plugins(settings, findings)
+    plugins = _discovered(settings, findings)
+    _check_exposure(settings, set_by, plugins, findings)
+    _check_found(plugins, findings)
     _check_engines(settings, plugins, findings)
     _check_confinement(settings, plugins, findings)
     _check_commands(findings)
@@ -116,11 +116,11 @@ def _check_variables(findings: Findings) -> None:
             findings.warnings.append(f"environment: {name} is not a setting{meant}")
 
 
-def _check_exposure(settings: Settings, findings: Findings) -> None:
-    if problem := anonymous.contradiction(settings, os.environ):
-        findings.errors.append(problem)
-    if told := anonymous.warning(settings, os.environ, config.dotenv(Path.cwd())):
-        findings.warnings.append(told)
+def _check_exposure(
+    settings: Settings, set_by: Mapping[str, SetBy], plugins: Plugins, findings: Findings
+) -> None:
+    with _added(findings.errors):
+        settings, _ = settle_auth_mode(settings, set_by, plugins, warn=findings.warnings.append)
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         findings.warnings.append(
             f"auth_mode is none and host is {settings.host}: anyone who can reach it may use it"
@@ -138,8 +138,8 @@ def _check_directories(settings: Settings, findings: Findings) -> None:
             check_writable(path)
 
 
-def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
-    """Check every plugin; one with invalid settings continues with its defaults.
+def _discovered(settings: Settings, findings: Findings) -> Plugins:
+    """Import every plugin; one with invalid settings continues with its defaults.
 
     Otherwise each of its models would also be reported as unserved.
     """
@@ -148,7 +148,6 @@ def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
     problems: list[config.ConfigError] = []
     found = environment.discover(settings, problems)
     findings.errors += [problem.detail for problem in problems]
-    _check_found(found, findings)
     return found
 
 

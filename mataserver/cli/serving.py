@@ -13,9 +13,8 @@ import click
 
 from mataserver import __version__, config
 from mataserver.cli.environment import config_option, naming, take_hub_variables
-from mataserver.config import anonymous
 from mataserver.config.addresses import is_loopback, local_url
-from mataserver.config.credentials import key_file, server_keys
+from mataserver.config.credentials import key_file
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -58,14 +57,13 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     note_configuration(config_file)
     take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
-    _check_exposure(settings)
-    keys, made = server_keys(settings)
+    _warn_of_exposure(settings)
 
     def announce(url: str, composed: ComposedServer) -> None:
         gc.freeze()
         gc.enable()
         link = _link(settings, url, composed)
-        for line in announcement(settings, url, composed, keys[0].key if made else None, link):
+        for line in announcement(url, composed, link):
             click.echo(line)
         if _should_confine(settings, composed):
             from mataserver.processes import landlock  # which imports ctypes
@@ -75,9 +73,9 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         if opening:
             asyncio.get_running_loop().run_in_executor(None, _open, link)
 
-    def reread() -> Settings:
+    def reread() -> tuple[Settings, dict[str, config.SetBy]]:
         try:
-            return config.load(config_file, host=host, port=port)
+            return config.read(config_file, host=host, port=port)
         except MataError as error:
             raise naming(config_file, error) from None
 
@@ -101,12 +99,8 @@ def _should_confine(settings: Settings, composed: ComposedServer) -> bool:
     return any(not composed.engines.is_remote(name) for name in names - {"auto", "thread"})
 
 
-def _check_exposure(settings: Settings) -> None:
-    """Warn where everybody is answered. Raises ``ConfigError`` if that was meant and is not so."""
-    if problem := anonymous.contradiction(settings, os.environ):
-        raise config.ConfigError(problem)
-    if told := anonymous.warning(settings, os.environ, config.dotenv(Path.cwd())):
-        log.warning("%s", told)
+def _warn_of_exposure(settings: Settings) -> None:
+    """Warn where everybody is answered, also on other machines."""
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         log.warning(
             "AUTHENTICATION IS OFF and the server listens on %s: anyone who can reach it may use "
@@ -115,12 +109,11 @@ def _check_exposure(settings: Settings) -> None:
         )
 
 
-def announcement(
-    settings: Settings, url: str, composed: ComposedServer, new_key: str | None, link: str
-) -> list[str]:
-    """Return the lines printed once the server listens; ``new_key`` was just generated."""
+def announcement(url: str, composed: ComposedServer, link: str) -> list[str]:
+    """Return the lines printed once the server listens."""
     from mataserver.sources.cache import cache_directory
 
+    settings, new_key = composed.settings, composed.new_key
     none = (
         "none; models need one: mataserver-opencv, mataserver-ocr, mataserver-onnx, mataserver-hf"
     )

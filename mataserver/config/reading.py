@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.config import anonymous, consistency, moved
+from mataserver.config import consistency, moved
 from mataserver.config.settings import ConfigError, Settings
 from mataserver.params.text_values import from_text
 from mataserver.params.wording import describe
@@ -66,11 +66,7 @@ def read(
     for name in found:
         origins[name] = "environment" if _variable(name, values) in environment else "dotenv"
     origins.update(dict.fromkeys(options, "option"))
-    settings = _settings(moved.apply_moves(written) | found | options)
-    if "auth_mode" not in origins and anonymous.applies(settings, environment):
-        origins["auth_mode"] = "environment"
-        settings = msgspec.structs.replace(settings, auth_mode="none")
-    return settings, origins
+    return _settings(moved.apply_moves(written) | found | options), origins
 
 
 def _check_overridden(

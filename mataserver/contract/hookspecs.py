@@ -1,4 +1,4 @@
-"""The seven hooks of a plugin."""
+"""The eight hooks of a plugin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
+    from mataserver.contract.authentication import AuthContext
     from mataserver.contract.backend import Backend
     from mataserver.contract.engine import EngineSpec
     from mataserver.contract.service import Context, Service
@@ -46,6 +47,14 @@ def brings() -> Mapping[str, Iterable[str]]:  # type: ignore[empty-body]
     """Return the names that the plugin's service provides to other plugins, by plugin.
 
     No other plugin may provide the same name to that plugin. Pure.
+    """
+
+
+@hookspec
+def auth_mode(ctx: AuthContext) -> str | None:
+    """Return "none" to let the server answer everybody, None to leave it as the settings say.
+
+    Raises ``ConfigError`` with the reason why the server must not start. Pure.
     """
 
 

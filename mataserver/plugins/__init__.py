@@ -3,6 +3,7 @@
 A broken plugin is recorded with its error and never stops the server, unless ``plugins.strict``.
 """
 
+from mataserver.plugins.auth_mode import settle_auth_mode
 from mataserver.plugins.discovery import check_settings, discover
 from mataserver.plugins.installed import GROUP, Plugins
 from mataserver.plugins.loading import reject, rejecting
@@ -22,4 +23,5 @@ __all__ = [
     "log",
     "reject",
     "rejecting",
+    "settle_auth_mode",
 ]

@@ -24,7 +24,7 @@ from mataserver.signatures import plain_call_problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-HOOKS = ("settings", "backends", "engines", "sources", "brings", "check", "service")
+HOOKS = ("settings", "backends", "engines", "sources", "brings", "auth_mode", "check", "service")
 
 SOURCES = ("hf", "pip", "local", "any")
 ENGINES = ("process", "thread")

@@ -55,7 +55,8 @@ def compose(
     values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
-    return app.build(chosen, found, probe, pace, set_by, engines), (chosen.keys or ("",))[0]
+    composed = app.build(chosen, found, probe, pace, set_by, engines, environ={})
+    return composed, (chosen.keys or ("",))[0]
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ from mataserver import hookimpl
 from mataserver_accounts.options import Settings
 
 if TYPE_CHECKING:
-    from mataserver import Context
+    from mataserver import AuthContext, Context
     from mataserver_accounts.api import AccountsService
 
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 def settings() -> type[Settings]:
     """Return the type of ``plugins.accounts``."""
     return Settings
+
+
+@hookimpl
+def auth_mode(ctx: AuthContext) -> str | None:
+    """Return what ``AUTH_ENABLED`` asks for."""
+    from mataserver_accounts.auth_enabled import answered_mode
+
+    return answered_mode(ctx)
 
 
 @hookimpl

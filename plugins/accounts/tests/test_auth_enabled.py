@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import urllib.error
@@ -10,7 +11,7 @@ import urllib.request
 import pytest
 
 from cli_terminal import Terminal, said, serving
-from mataserver import config
+from mataserver import config, plugins, testing
 
 OFF = {"AUTH_ENABLED": "false"}
 
@@ -31,11 +32,14 @@ def ask(url, **headers):
         return error.code, None
 
 
-def mode(folder, environ, yaml="", dotenv="", **options):
-    """Return ``auth_mode``, and its origin, from these sources."""
+def mode(folder, environ, yaml="", dotenv="", *, names=("accounts",), **options):
+    """Return ``auth_mode``, and its origin, from these sources, also where a start is refused."""
     (folder / "mataserver.yaml").write_text(yaml)
     (folder / ".env").write_text(dotenv)
     settings, origins = config.read(environ=environ, directory=folder, **options)
+    found = plugins.discover(settings, testing.installed(*names), {})
+    with contextlib.suppress(config.ConfigError):
+        settings, origins = plugins.settle_auth_mode(settings, origins, found, environ)
     return settings.auth_mode, origins.get("auth_mode")
 
 
@@ -96,10 +100,9 @@ def test_what_counts_more(tmp_path):
     assert mode(tmp_path, {"AUTH_ENABLED": "true"}, dotenv="AUTH_ENABLED=false")[0] == "api_key"
 
 
-def test_without_the_plugin(tmp_path, monkeypatch):
+def test_without_the_plugin(tmp_path):
     """Where accounts are not installed the variable means nothing."""
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
-    assert mode(tmp_path, OFF) == ("api_key", None)
+    assert mode(tmp_path, OFF, names=()) == ("api_key", None)
 
 
 def test_a_server_that_answers_everybody(terminal, monkeypatch):
