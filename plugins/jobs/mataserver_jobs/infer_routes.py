@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Meta
 
 from mataserver import (
-    BadRequest,
     Body,
     Conflict,
     InvalidParams,
@@ -173,8 +172,6 @@ class InferRoutes:
             )  # all is said already: the body is not waited for
         async with desk.draft() as draft:
             saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)
-            if not saved.size:
-                raise BadRequest("Uploaded file is empty")
             asked = _request_from_form(query_and(request, saved.fields))
             spec = self._spec(asked, saved.name[:255])
             await self._ctx.run_blocking(refuse_other, draft.input / UPLOAD)

@@ -17,6 +17,7 @@ _NEEDED = "a job takes a video, or pictures in a ZIP file"
 _SIGNS = tuple(
     (re.compile(sign), told)
     for sign, told in (
+        (rb"\Z", f"empty: {_NEEDED}"),
         (
             rb"\xff\xd8\xff|\x89PNG\r\n|RIFF[\s\S]{4}WEBP|II\*\0|MM\0\*|BM[\s\S]{4}\0{4}",
             f"a single picture: POST /v1/infer answers it; {_NEEDED}",
@@ -37,7 +38,7 @@ def refuse_other(path: Path) -> None:
     """
     if not path.is_file() or zipfile.is_zipfile(path):  # whatever a ZIP begins with
         return
-    head = b""
+    head = b"\0"
     # A file that may not be read fails the job, as a folder's picture fails its item.
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(_HEAD)
