@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import tempfile
 import zipfile
 from datetime import UTC, datetime
@@ -158,7 +160,22 @@ def rm(client: Client, job: str) -> None:
 @_with_client
 def get(client: Client, job: str, folder: Path) -> None:
     """Download the files of a job's result to FOLDER."""
-    client.download_job(job, folder, progress=click.echo)
+    unprinted: list[OSError] = []
+
+    def tell(path: Path) -> None:
+        try:
+            click.echo(path)
+        except OSError as error:  # of the output, not of the folder
+            unprinted.append(error)
+            raise
+
+    try:
+        client.download_job(job, folder, progress=tell)
+    except OSError as error:
+        if error in unprinted:
+            raise
+        reason = error.strerror or error
+        raise MataError(f"the files cannot be written to {folder}: {reason}") from None
 
 
 def _jobs(client: Client, query: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:
@@ -184,21 +201,33 @@ def _upload(client: Client, path: Path) -> str:
     """
     if not path.exists():
         raise NotFound(f"there is no {path}; for a path of the server's machine say --on-server")
-    if not path.is_dir():
-        try:
-            return client.send_file(path, _print_sent)
-        except OSError as error:  # a pipe, which cannot be read again from where a connection broke
-            reason = (
-                "it is a pipe: save it as a file" if path.is_fifo() else error.strerror or error
-            )
-            raise BadRequest(f"{path} cannot be sent: {reason}") from None
+    try:
+        return _send_folder(client, path) if path.is_dir() else client.send_file(path, _print_sent)
+    except OSError as error:  # a pipe, which cannot be read again from where a connection broke
+        reason = "it is a pipe: save it as a file" if path.is_fifo() else error.strerror or error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            reason = f"{reason} in {tempfile.gettempdir()}, where its ZIP is made"
+        raise BadRequest(f"{path} cannot be sent: {reason}") from None
+
+
+def _send_folder(client: Client, path: Path) -> str:
     with tempfile.TemporaryFile() as packed:  # without a name: it goes with this process
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # pictures do not shrink
+        # Pictures do not shrink; and a ZIP's time begins in 1980.
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for each in sorted(path.iterdir()):
                 if each.is_file() and not each.name.startswith("."):
-                    archive.write(each, each.name)
+                    archive.write(each, _entry_name(each.name))
         name = path.resolve().name or "pictures"
         return client.send_file(packed, _print_sent, name=name)
+
+
+def _entry_name(name: str) -> str:
+    """Return a name that can be written in UTF-8: one that is not is taken for Latin-1."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
 
 
 def _print_sent(sent: int, size: int) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import pytest
 from click.testing import CliRunner
 from films import picture, video
-from serving_jobs import asking
+from serving_jobs import asking, lines
 
 from mataserver import cli
 from mataserver_jobs import commands
@@ -91,6 +91,33 @@ async def test_a_folder_of_pictures(run, tmp_path, ask, monkeypatch):
         ended = await ask.ended(out.strip())
         assert (ended["result"]["items"], ended["spec"]["file"]) == (3, "" if more else "roots")
     assert left == [[]]
+
+
+async def test_a_folder_with_odd_files(run, tmp_path, ask):
+    """A file older than a ZIP's time and a name that is not UTF-8 are sent like all others."""
+    names = [b"old.png", "gr\u00e4n.png".encode(), b"gr\xfcn.png", b"gr\xfan.png"]
+    for name in names:
+        (tmp_path / "roots" / os.fsdecode(name)).write_bytes(picture(10, 8))
+    os.utime(tmp_path / "roots" / "old.png", (0, 0))
+    status, out, told = await run("infer", "fake-detect", tmp_path / "roots", "--wait")
+    assert status == 0, told
+    found = {each["file"] for each in await lines(ask, out.strip())}
+    assert found == {"old.png", "gr\u00e4n.png", "gr\u00fcn.png", "gr\u00fan.png"}
+
+
+async def test_a_folder_that_cannot_be_used_is_told(run, tmp_path, ask, monkeypatch):
+    """One for temporary files that is missing, and a place for results where a file is."""
+    (tmp_path / "in the way").write_bytes(b"")
+    job = await ask.count(0)
+    await ask.ended(job)
+    [output] = (tmp_path / "data").glob(f"**/{job}/output")
+    (output / "counted.txt").write_bytes(b"1")
+    status, _, told = await run("get", job, tmp_path / "in the way" / "folder")
+    assert (status, told.count("\n"), "Not a directory" in told) == (1, 1, True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    status, _, told = await run("infer", "fake-detect", tmp_path / "roots")
+    assert (status, told.count("\n")) == (1, 1)
+    assert "roots cannot be sent: No such file or directory" in told
 
 
 async def test_a_list_longer_than_a_page(run, ask, monkeypatch):
