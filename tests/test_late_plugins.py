@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import aiohttp
 import pytest
@@ -42,6 +43,16 @@ def fetch(ctx):
 def sources():
     yield SourceSpec(name="depot", fetch=fetch)
 """
+LOOKED = (
+    GEAR.replace('"gear"', '"looked"').replace('source="pip"', 'source="any", accepts=accepts')
+    + """
+meanwhile = bool
+
+def accepts(files):
+    meanwhile()
+    return False
+"""
+)
 FILES = ModelFiles("gear", "pip")
 
 
@@ -96,6 +107,15 @@ def test_a_backend_that_is_asked_for_is_found(terminal):
         each.sort_key for each in found.found
     )
     assert found.refresh() is False
+
+
+def test_a_backend_that_another_thread_found_meanwhile_is_found(terminal):
+    """Plugins that the server's own round finds during a request's look count in that request."""
+    terminal.install("gear-looked", LOOKED, mataserver={"looked": "gear_looked"})
+    found = found_later()
+    terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
+    sys.modules["gear_looked"].meanwhile = found.refresh
+    assert found.find_backend(FILES, "ocr").plugin.name == "gear"
 
 
 def test_half_an_installation_is_looked_at_again(terminal):

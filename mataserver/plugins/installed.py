@@ -6,7 +6,7 @@ import importlib.metadata
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mataserver import config
 from mataserver.errors import MataError
@@ -29,6 +29,8 @@ from mataserver.plugins.validation import PluginError, require_iterable
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from msgspec import Struct
 
     from mataserver.contract.backend import ModelFiles
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from mataserver.contract.source import SourceSpec
     from mataserver.plugins.records import Plugin, ProvidedBackend
     from mataserver.plugins.sites import SiteDirectories
+
+Found = TypeVar("Found")
 
 GROUP = "mataserver"
 """The entry point group of plugins."""
@@ -122,8 +126,7 @@ class Plugins(DiscoveredPlugins):
 
         ``above`` are the backends of the model that have it as a part: not one of them.
         """
-        found = self._find_backend(files, task, above)
-        return self._find_backend(files, task, above) if found is None and self.refresh() else found
+        return _find(self, lambda: self._find_backend(files, task, above))
 
     def _find_backend(
         self, files: ModelFiles, task: str, above: frozenset[str]
@@ -165,8 +168,7 @@ class Plugins(DiscoveredPlugins):
 
     def pip_backend(self, name: str) -> ProvidedBackend | None:
         """Return the pip backend called ``name``, or None."""
-        found = self._find_pip_backend(name)
-        return self._find_pip_backend(name) if found is None and self.refresh() else found
+        return _find(self, lambda: self._find_pip_backend(name))
 
     def _find_pip_backend(self, name: str) -> ProvidedBackend | None:
         return next(
@@ -180,8 +182,7 @@ class Plugins(DiscoveredPlugins):
 
     def source(self, name: str) -> tuple[SourceSpec, Plugin] | None:
         """Return the source of a usable plugin, with that plugin, or None."""
-        found = self._find_source(name)
-        return self._find_source(name) if found is None and self.refresh() else found
+        return _find(self, lambda: self._find_source(name))
 
     def _find_source(self, name: str) -> tuple[SourceSpec, Plugin] | None:
         pairs = [(spec, plugin) for plugin in self.usable for spec in plugin.sources]
@@ -258,6 +259,15 @@ def _installed_points() -> dict[tuple[str, str], importlib.metadata.EntryPoint]:
 def _named(plugin: Plugin, text: str) -> str:
     """Return a plugin's message, prefixed with its name unless that occurs in it."""
     return text if plugin.name in text else f"plugin {plugin.name}: {text}"
+
+
+def _find(plugins: Plugins, look: Callable[[], Found | None]) -> Found | None:
+    """Return what ``look`` finds; look again if plugins came since, also by another thread."""
+    before = plugins.generation
+    found = look()
+    if found is None and (plugins.refresh() or plugins.generation != before):
+        found = look()
+    return found
 
 
 def _serves(provided: ProvidedBackend, files: ModelFiles, task: str) -> bool:
