@@ -55,14 +55,13 @@ class SamService:
         self._ctx = ctx
         self._model = ServedModel(ctx)
         self._turned_off = () if ctx.settings.video_enabled else (TRACKING,)
-        self._gauges = Gauges(lambda: self._model.in_memory)
-        ctx.metrics.register(self._gauges)
+        ctx.metrics.register(Gauges(self._model, _gpu_count))
         settings = ctx.settings
         self._pictures = Visualizations(
             settings.visualization_cache_mb * 1e6, settings.visualization_ttl_s
         )
         self._store = ImageStore(settings.image_cache_mb * 1e6, settings.image_ttl_s)
-        self._images = ImageRoutes(ctx, self._model, self._store, self._pictures, self._gauges)
+        self._images = ImageRoutes(ctx, self._model, self._store, self._pictures)
         self._sessions = VideoSessions(ctx, self._model, VideoSources(ctx))
         self._videos = VideoRoutes(ctx, self._sessions)
 

@@ -13,24 +13,21 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    GpuMemory = list[tuple[int, int, int]]
+    from mataserver_sam.image_requests import GpuMemory
+    from mataserver_sam.served import ServedModel
 
 
 class Gauges:
     """A collector: it computes its values whenever the metrics are read.
 
-    ``loaded`` returns whether the model is in memory. GPU memory is the last report of the model's
-    worker, in torch's terms; without the model it is 0.
+    GPU memory is the last report of the model's worker, in torch's terms, and 0 for every other of
+    the machine's GPUs, of which ``gpu_count`` returns the number; without the model it is 0.
     """
 
-    def __init__(self, loaded: Callable[[], bool]) -> None:
-        self._loaded = loaded
-        self._gpus: GpuMemory = []
+    def __init__(self, served: ServedModel, gpu_count: Callable[[], int]) -> None:
+        self._served = served
+        self._gpu_count = gpu_count
         self._machine = MachineUse()
-
-    def note(self, gpus: GpuMemory) -> None:
-        """Keep a worker's report: index, allocated and reserved bytes of each GPU."""
-        self._gpus = gpus
 
     def describe(self) -> Iterable[Metric]:
         """Return the metrics without values, so that registering collects nothing."""
@@ -38,8 +35,12 @@ class Gauges:
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics with their current values."""
-        memory = self._gpus if self._loaded() else [(index, 0, 0) for index, *_ in self._gpus]
-        return self._families(memory)
+        reported = self._served.gpu_memory if self._served.in_memory else []
+        if reported is None:  # loaded, and nothing computed yet: 0 would be wrong
+            return self._families([])
+        used = {index: (index, 0, 0) for index in range(self._gpu_count())}
+        used.update((each[0], each) for each in reported)
+        return self._families([used[index] for index in sorted(used)])
 
     def _families(self, gpus: GpuMemory | None) -> Iterable[Metric]:
         shares: Any = (None, None)

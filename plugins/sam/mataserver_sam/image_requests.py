@@ -10,6 +10,8 @@ from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Request, Share, Words
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
 Image = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+GpuMemory = list[tuple[int, int, int]]
+"""Index, allocated and reserved bytes of each GPU that a worker uses."""
 ImageId = Annotated[str, Meta(max_length=64)]
 
 
@@ -105,11 +107,11 @@ class WorkerAnswer(NamedTuple):
 
     body:    the answer as JSON.
     timing:  the stages of the work, as the value of a ``Server-Timing`` header.
-    gpus:    index, allocated and reserved bytes of each GPU that the worker uses.
+    gpus:    what the worker holds.
     picture: a PNG that shows the answer, if requested.
     """
 
     body: bytes
     timing: str
-    gpus: list[tuple[int, int, int]]
+    gpus: GpuMemory
     picture: bytes = b""

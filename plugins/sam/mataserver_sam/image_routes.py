@@ -17,7 +17,6 @@ from mataserver_sam.video_routes import principal_of
 
 if TYPE_CHECKING:
     from mataserver import Context, Route
-    from mataserver_sam.gauges import Gauges
     from mataserver_sam.image_requests import WorkerAnswer
     from mataserver_sam.image_store import ImageStore
     from mataserver_sam.served import ServedModel
@@ -33,14 +32,12 @@ class ImageRoutes:
         model: ServedModel,
         kept: ImageStore,
         pictures: Visualizations,
-        gauges: Gauges,
     ) -> None:
         self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._model = model
         self._store = kept
         self._pictures = pictures
-        self._gauges = gauges
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -83,6 +80,6 @@ class ImageRoutes:
         return self._respond(done)
 
     def _respond(self, done: WorkerAnswer) -> web.Response:
-        self._gauges.note(done.gpus)
+        self._model.gpu_memory = done.gpus
         headers = {"Server-Timing": done.timing}
         return web.Response(body=done.body, content_type="application/json", headers=headers)

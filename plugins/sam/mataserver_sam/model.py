@@ -12,6 +12,7 @@ from mataserver import NotFound, Segment, SegmentResult, decode_image
 from mataserver_sam.boxes import corners, scaled
 from mataserver_sam.byte_cache import ByteCache
 from mataserver_sam.drawing import Drawing
+from mataserver_sam.gpu_memory import gpu_memory
 from mataserver_sam.image_answers import ByteBudget, ObjectLists, answer_of, collect, result_of
 from mataserver_sam.image_requests import CachedAnswer, WorkerAnswer
 from mataserver_sam.params import prompts_of
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from mataserver_sam.prompt_decoder import FoundObject
     from mataserver_sam.prompts import RelativeBox
 
-    GpuMemory = list[tuple[int, int, int]]
     Image = NDArray[np.uint8]
 
 
@@ -279,14 +279,3 @@ def segments_of(group: Iterable[FoundObject]) -> Iterator[Segment]:
         if mask.area:
             box = scaled(corners(found.box), width, height)
             yield Segment(found.label, found.score, box, mask.full())
-
-
-def gpu_memory() -> GpuMemory:
-    """Return index, allocated and reserved bytes of each GPU that this process uses."""
-    cuda: Any = torch.cuda  # which torch types in part only
-    if not cuda.is_initialized():
-        return []
-    return [
-        (index, cuda.memory_allocated(index), cuda.memory_reserved(index))
-        for index in range(cuda.device_count())
-    ]

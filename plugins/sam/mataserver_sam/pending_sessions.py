@@ -83,6 +83,7 @@ class PendingSessions:
             session = Session(
                 id=name,
                 owner=owner,
+                served=self._served,
                 model=model,
                 exit_stack=stack.pop_all(),
                 loaded_at=loaded_at,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mataserver import Context, ModelHandle, ModelInfo
+    from mataserver_sam.image_requests import GpuMemory
 
 TASK = "segment"
 _WEIGHT_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".onnx"})
@@ -22,6 +23,7 @@ class ServedModel:
     """The model that ``plugins.sam.model`` names, loaded with its first request.
 
     Every failure to acquire it is ``Unavailable`` (503), because a client cannot fix it.
+    ``gpu_memory`` is its worker's last report; None before the first.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -29,6 +31,7 @@ class ServedModel:
         self._configured: str = ctx.settings.model
         self._device: str = ctx.settings.device or "auto"
         self._name: str | None = None
+        self.gpu_memory: GpuMemory | None = None
         self._facts: tuple[float | None, dict[str, Any]] = (None, {})
 
     @property
@@ -103,6 +106,7 @@ class ServedModel:
         if self._facts[0] != info.loaded_at:
             async with self.acquire() as model:
                 self._facts = (info.loaded_at, await model.call("describe"))
+                self.gpu_memory = self._facts[1]["gpus"]
         return self._facts[1]
 
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from mataserver import InvalidParams, describe_error
-from mataserver_sam.image_requests import MaskFormat
+from mataserver_sam.image_requests import GpuMemory, MaskFormat
 from mataserver_sam.prompts import Prompts, Request
 
 SessionId = Annotated[
@@ -149,12 +149,16 @@ class Started(Struct, frozen=True):
 
 
 class SessionUsage(Struct, frozen=True):
-    """What a session holds: objects, visited frames, and bytes on the GPU and in all."""
+    """What a session holds: objects, visited frames, and bytes on the GPU and in all.
+
+    ``gpus`` is what the worker holds, with its other sessions and the model itself.
+    """
 
     objects: int = 0
     frames_processed: int = 0
     gpu_bytes: int = 0
     total_bytes: int = 0
+    gpus: GpuMemory = []
 
 
 class PromptResult(Struct, frozen=True):

@@ -125,7 +125,8 @@ class VideoRoutes:
         session = self._session(request)
         async with self._read(request, PromptRequest) as asked:
             told = self._with_mask_format(asked)
-        answer, session.figures = await session.call("prompt", told)
+        answer, figures = await session.call("prompt", told)
+        session.note(figures)
         return _json(answer)
 
     async def propagate(self, request: web.Request) -> web.Response:
@@ -167,13 +168,14 @@ class VideoRoutes:
         """Remove an object."""
         session = self._session(request)
         number = int(request.match_info["obj_id"])
-        session.figures = await session.call("remove", number)
+        session.note(await session.call("remove", number))
         return _json(Removed(session.id, number))
 
     async def reset(self, request: web.Request) -> web.Response:
         """Clear prompts and objects."""
         session = self._session(request)
-        count, session.figures = await session.call("reset", repair=True)
+        count, figures = await session.call("reset", repair=True)
+        session.note(figures)
         return _json(Reset(session.id, "reset", count))
 
     async def close(self, request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mataserver import ModelHandle
     from mataserver_sam.callers import Key
+    from mataserver_sam.served import ServedModel
     from mataserver_sam.video_requests import (
         AnnotatedVideoRequest,
         Closed,
@@ -37,6 +38,7 @@ class Session:
 
     id: str
     owner: str
+    served: ServedModel
     model: ModelHandle
     exit_stack: contextlib.AsyncExitStack
     loaded_at: float | None
@@ -72,6 +74,11 @@ class Session:
         created = self.created.isoformat(timespec="seconds").replace("+00:00", "Z")
         return SessionInfo(self.id, "video", created, self.status, self.figures.objects)
 
+    def note(self, figures: SessionUsage) -> None:
+        """Keep the worker's figures."""
+        self.figures = figures
+        self.served.gpu_memory = figures.gpus
+
     async def call(self, method: str, *args: Any, repair: bool = False) -> Any:
         """Call the worker for the session, which must not be busy."""
         with self.lease_worker(repair=repair):
@@ -85,7 +92,7 @@ class Session:
         """
         async with contextlib.aclosing(self._items("propagate", asked)) as steps:
             async for step in steps:
-                self.figures = step.figures
+                self.note(step.figures)
                 yield step
 
     async def annotated_video(self, asked: AnnotatedVideoRequest) -> AsyncGenerator[bytes, None]:

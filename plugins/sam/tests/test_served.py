@@ -60,7 +60,7 @@ class Models:
         """Answer ``describe``."""
         assert method == "describe"
         self.described += 1
-        return {"device": "cpu", "capabilities": ["box_prompt"]}
+        return {"device": "cpu", "capabilities": ["box_prompt"], "gpus": [(0, 1, 2)]}
 
 
 def served(models, model, device=""):
@@ -176,11 +176,13 @@ async def test_facts_are_asked_once_a_load():
     models = Models("sam3")
     model = served(models, "sam3", device="cuda:1")
     assert await model.facts() == {"device": "cuda:1", "capabilities": []}
+    assert model.gpu_memory is None
     async with model.acquire():
         pass
     for _ in range(3):
         assert (await model.facts())["capabilities"] == ["box_prompt"]
     assert models.described == 1
+    assert model.gpu_memory == [(0, 1, 2)]
     models.known["sam3"] = models.told("sam3", "idle", loaded_at=6.0)
     await model.facts()
     assert models.described == 2

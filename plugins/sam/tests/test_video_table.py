@@ -57,7 +57,7 @@ class Model:
         for frame in range(8):
             if frame == 2 and self.failure is not None:
                 raise self.failure
-            yield Step(frame, b"[]", SessionUsage(1, frame + 1, 7_000_000))
+            yield Step(frame, b"[]", SessionUsage(1, frame + 1, 7_000_000, gpus=[(0, frame, 9)]))
 
 
 class Served:
@@ -158,6 +158,7 @@ async def test_a_failed_propagation_is_an_error_too(sessions, served):
     status = sessions.status("a", OWNER)
     assert (seen, status.status, status.frames_processed) == ([0, 1], "error", 2)
     assert status.gpu_memory_used_mb == 7.0
+    assert served.gpu_memory == [(0, 1, 9)]  # for the gauges, also without any image
     assert (await sessions.close("a", OWNER)).memory_freed_mb == 5.0
     assert served.held == 0
 
