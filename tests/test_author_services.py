@@ -50,6 +50,17 @@ async def test_a_plugin_replaces_nothing_of_the_servers_health(plugin, mata_clie
     assert await read(http, "/ready") == (200, {"status": "ready", "lab": 1})
 
 
+@pytest.mark.parametrize(("said", "told"), [("ok", "ok"), ("mine", "healthy")])
+async def test_the_word_of_a_plugins_protocol(plugin, mata_server, mata_client, said, told):
+    """A protocol that has "ok" keeps it whatever is configured; no other status is a plugin's."""
+    points = [
+        plugin(f"class Service(Base):\n    def ping(self): return {answer}", name=name)
+        for name, answer in (("one", {"status": said}), ("two", {"status": "no"}), ("three", {}))
+    ]
+    http = await mata_client(server=await mata_server(*points, health_status="healthy"))
+    assert (await read(http, "/health"))[1]["status"] == told
+
+
 @pytest.mark.undocumented("the plugin's events are wrong, which is 500")
 async def test_events_of_several_lines_and_none(plugin, mata_client):
     """A name with a line break would be another field of the event; no event is no failure."""

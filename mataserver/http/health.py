@@ -125,6 +125,8 @@ class HealthService(StatelessService):
         answer = dict(own)
         for _, found in readiness.call_services(self._services, "ping", readiness.json_object):
             answer.update(found or {})
+            if answer["status"] == "ok":  # a protocol's own word, whatever the configuration's is
+                own["status"] = "ok"
         return codec.respond(answer | own)  # what is the server's own, no plugin replaces
 
     async def _ready(self, _request: web.Request) -> web.Response:

@@ -22,15 +22,16 @@ KEYS = [
 ]
 
 
-def options(*, reconstruct=(), jobs=(), database=(), accounts=()):
-    """Return the settings of a server."""
+def options(*, reconstruct=(), jobs=(), database=(), accounts=(), **others):
+    """Return the settings of a server; ``others`` are those that no plugin has."""
     chosen = {
         "jobs": {"min_free_mb": 0, **dict(jobs)},
         "database": dict(database),
         "accounts": dict(accounts),
         "reconstruct": dict(reconstruct),
     }
-    return {"engine": "thread", "drain_timeout": 2.0, "api_keys": KEYS, "plugins": chosen}
+    fixed = {"engine": "thread", "drain_timeout": 2.0, "api_keys": KEYS, "plugins": chosen}
+    return fixed | others
 
 
 def packed(files):
