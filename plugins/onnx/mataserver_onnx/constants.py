@@ -20,7 +20,7 @@ def scalar(tensor: Message) -> float | None:
         if number == 2:
             kind = number_of(value)
         elif number in {_IN_BYTES, _FLOATS, _DOUBLES} and isinstance(value, Message):
-            data += value.bytes(_MAX_BYTES + 1)
+            data = (data + value.bytes(_MAX_BYTES + 1))[: _MAX_BYTES + 1]
     code = _CODES.get(kind, "")
     if not code or len(data) != struct.calcsize(code):
         return None

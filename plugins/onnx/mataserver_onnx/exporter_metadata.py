@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mataserver_onnx.labels import from_metadata as labels_from_metadata
+from mataserver_onnx.labels import literal
 
 if TYPE_CHECKING:
     from mataserver_onnx.graph import Graph
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _KEYS = frozenset({"stride", "task", "end2end", "kpt_shape"})
 _AUTHOR = "ultralytics"
+_MAX_VALUE = 2**16
+"""Maximum characters of a value; the arguments of an export have some 3,000."""
 
 
 class ExporterMetadata(NamedTuple):
@@ -66,11 +68,7 @@ def read(graph: Graph) -> ExporterMetadata:
 
 
 def _value(text: str | None) -> Any:
-    """Return a value in Python's notation, or None."""
-    try:
-        return ast.literal_eval((text or "None").strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
+    return literal((text or "None").strip(), _MAX_VALUE)
 
 
 def _end2end(end2end: object, arguments: object) -> bool | None:

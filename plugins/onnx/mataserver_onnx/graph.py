@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mataserver import MataError
 from mataserver_onnx.constants import constant, scalar
 from mataserver_onnx.ends import Operator, trace
-from mataserver_onnx.protobuf import Message, message_of, number_of
+from mataserver_onnx.protobuf import Message, TooManyFieldsError, message_of, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,7 @@ _EXTERNAL = 1
 _FIRST_NEGATIVE = 2**63
 """Of the 64 bits of an integer, those from here on are a negative one."""
 _NOT_ONNX = "the file is not an ONNX model, or not the whole of one"
+_TOO_MANY = "the file describes more nodes, weights or ports than a network has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,24 @@ def read(path: Path) -> Graph:
     Raises ``MataError`` for a file that is not an ONNX model.
     """
     status = path.stat()
-    return _read(path, status.st_mtime_ns, status.st_size)
+    found = _read(path, status.st_mtime_ns, status.st_size)
+    if isinstance(found, str):
+        raise MataError(found)
+    return found
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, _changed: int, size: int) -> Graph:
+def _read(path: Path, _changed: int, size: int) -> Graph | str:
+    """Return a file's graph or, kept as well since each task asks again, what is wrong with it."""
     if not size:
-        raise MataError("the file is empty")
+        return "the file is empty"
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
-            return _model(Message(content, 0, size))
-        except (ValueError, IndexError) as error:
-            raise MataError(_NOT_ONNX) from error
+            return _model(Message.whole(content))
+        except TooManyFieldsError:
+            return _TOO_MANY
+        except (ValueError, IndexError):
+            return _NOT_ONNX
 
 
 def _model(model: Message) -> Graph:

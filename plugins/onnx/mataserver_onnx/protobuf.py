@@ -12,20 +12,36 @@ if TYPE_CHECKING:
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 _MAX_TEXT = 8 * 2**20
+MAX_FIELDS = 500_000
+"""Maximum fields that are looked at: some 140,000 describe a large language model's graph."""
+
+
+class TooManyFieldsError(ValueError):
+    """A file has over ``MAX_FIELDS`` fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A section of a protocol buffer, from ``start`` to ``end``."""
+    """A section of a protocol buffer, from ``start`` to ``end``.
+
+    The file may be a stranger's, and the server reads it: each field that is looked at, in whatever
+    section of the file, takes one of ``room``.
+    """
 
     content: mmap.mmap
     start: int
     end: int
+    room: Iterator[int]
+
+    @staticmethod
+    def whole(content: mmap.mmap) -> Message:
+        """Return a file's outermost section."""
+        return Message(content, 0, len(content), iter(range(MAX_FIELDS)))
 
     def fields(self) -> Iterator[tuple[int, int | Message]]:
         """Yield the number of each field and its value; a string or a message as a ``Message``.
 
-        Raises ``ValueError`` for bytes that are not a protocol buffer.
+        Raises ``ValueError`` for bytes that are not a protocol buffer, ``TooManyFieldsError``.
         """
         at = self.start
         while at < self.end:
@@ -36,7 +52,7 @@ class Message:
                 value, at = self._varint(at)
             elif wire == _BYTES:
                 length, at = self._varint(at)
-                value = Message(self.content, at, at + length)
+                value = Message(self.content, at, at + length, self.room)
                 at += length
             elif wire in {_FIXED64, _FIXED32}:
                 value = 0  # no field that is read here has a fixed size
@@ -45,6 +61,8 @@ class Message:
                 raise ValueError("unknown wire type")
             if not number or at > self.end:
                 raise ValueError("a field leaves its message")
+            if next(self.room, None) is None:
+                raise TooManyFieldsError
             yield number, value
 
     def text(self) -> str:

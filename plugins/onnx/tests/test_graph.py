@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from mataserver import MataError
 from mataserver_onnx import bundle, graph, ir
+from mataserver_onnx.constants import scalar
 from mataserver_onnx.ends import PASSING
+from mataserver_onnx.protobuf import Message
 
 IR = """<?xml version="1.0"?>
 <net name="Model0" version="11"><layers>
@@ -135,6 +137,32 @@ def test_a_damaged_file_is_told_or_read(data, whole, tmp_path):
         assert graph.read(path).outputs
     except MataError as error:
         assert error.detail.startswith("the file is")  # noqa: PT017 - either way is right
+
+
+@pytest.mark.parametrize(
+    "part", [b"\x0a\x00", b"\x2a\x00", b"\x5a\x00"], ids=["nodes", "weights", "inputs"]
+)
+def test_what_a_file_describes_ends(part, whole, tmp_path):
+    """A million empty parts are two megabytes, and the server waited long for them."""
+    # one more field of the file's graph, whose parts follow those that it has
+    length = len(part) * 600_000
+    field = bytes(
+        [7 << 3 | 2, *(length >> 7 * each & 0x7F | 0x80 for each in (0, 1)), length >> 14]
+    )
+    (tmp_path / "a.onnx").write_bytes(whole + field + part * 600_000)
+    with pytest.raises(MataError, match="more nodes, weights or ports than a network has"):
+        graph.read(tmp_path / "a.onnx")
+
+
+def test_a_tensor_of_many_numbers_is_no_scalar():
+    """It takes no memory: its numbers were joined, which took the square of their count."""
+    tensor = Message.whole(b"\x10\x01" + b"\x22\x04\x00\x00\x80\x3f" * 100_000)
+    tracemalloc.start()
+    try:
+        assert scalar(tensor) is None
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
