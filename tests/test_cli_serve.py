@@ -336,3 +336,43 @@ def test_a_plugin_that_takes_the_signals(terminal, places):
         server.process.send_signal(signal.SIGHUP)
         said(server, "the configuration was read again")
         assert server.end() == 0
+
+
+BEARS_CHILDREN = """
+from mataserver import hookimpl
+
+class Service:
+    def __init__(self, ctx):
+        self._ctx = ctx
+
+    def routes(self):
+        return []
+
+    async def __aenter__(self):
+        self._ctx.tasks.spawn(self._run(), "run children")
+
+    async def __aexit__(self, *exc):
+        pass
+
+    async def _run(self):
+        await self._ctx.address()
+        for _ in range(3):
+            async with self._ctx.run_process("this") as child:
+                await child.wait()
+        self._ctx.log.warning("three have ended")
+
+@hookimpl
+def service(ctx):
+    return Service(ctx)
+"""
+
+
+def test_children_beside_grpc(terminal, monkeypatch):
+    """With a port for gRPC, the start of a child is no line of gRPC's in the log."""
+    monkeypatch.setenv("MATA_SERVER_GRPC_PORT", "0")
+    terminal.install("parent", BEARS_CHILDREN, mataserver={"parent": "parent"})
+    with serving(terminal) as server:
+        said(server, "three have ended")
+        assert server.end() == 0
+    assert "gRPC on" in server.log
+    assert "fork" not in server.log

@@ -56,6 +56,8 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     settings, set_by = config.read(config_file, host=host, port=port)
     note_configuration(config_file)
     take_hub_variables()
+    # Children start other programs: without this gRPC, where it is on, logs a line at each fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logs.configure(settings.log_level, settings.log_format)
     _warn_of_exposure(settings)
 
