@@ -119,6 +119,11 @@ class PluginRegistry(CollectorRegistry):
     def __init__(self) -> None:
         super().__init__()
         self._own: dict[Collector, None] = {}
+        self._hooks: list[Callable[[], None]] = []
+
+    def before_collect(self, hook: Callable[[], None]) -> None:
+        """Register ``hook()`` to set gauges whenever they are read, instead of continuously."""
+        self._hooks.append(hook)
 
     def register(self, collector: Collector) -> None:
         """Add a collector. Raises ``ValueError`` for a name that another has."""
@@ -130,18 +135,39 @@ class PluginRegistry(CollectorRegistry):
         super().unregister(collector)
         del self._own[collector]
 
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of every collector that does not fail, as for a plugin's own page."""
+        for metrics, _ in self._rendered():
+            yield from metrics
+
     def render(self) -> bytes:
         """Return the text of every collector that does not fail; the log has why one does."""
+        return b"".join(text for _, text in self._rendered())
+
+    def _rendered(self) -> Iterator[tuple[list[Metric], bytes]]:
+        for hook in self._hooks:
+            hook()
         target = CollectorRegistry(target_info=self.get_target_info())
-        return b"".join(map(_rendered, (target, *self._own)))
+        for collector in (target, *self._own):
+            collected = _Collected()
+            try:
+                collected.metrics = list(collector.collect())
+                text = generate_latest(collected)
+            except (Exception, SystemExit):  # also a label or a value that is none
+                log.exception("a metric is left out: its %s failed", type(collector).__name__)
+                continue
+            yield collected.metrics, text
 
 
-def _rendered(collector: Collector) -> bytes:
-    try:
-        return generate_latest(collector)
-    except (Exception, SystemExit):  # also a label or a value that is none
-        log.exception("a metric is left out: its %s failed", type(collector).__name__)
-        return b""
+class _Collected(Collector):
+    """The metrics that a collector gave, to be rendered."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+
+    def collect(self) -> list[Metric]:
+        """Return them."""
+        return self.metrics
 
 
 class Metrics:
@@ -149,7 +175,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = PluginRegistry()
-        self._hooks: list[Callable[[], None]] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = self._loop_counter(
@@ -221,13 +246,3 @@ class Metrics:
         for device, total, used in memory:
             self.devices.labels(device, "total").set(total)
             self.devices.labels(device, "used").set(used)
-
-    def before_render(self, hook: Callable[[], None]) -> None:
-        """Register ``hook()`` to set gauges before each rendering, instead of continuously."""
-        self._hooks.append(hook)
-
-    def render(self) -> bytes:
-        """Return the exposition text of every metric."""
-        for hook in self._hooks:
-            hook()
-        return self.registry.render()

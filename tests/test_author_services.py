@@ -87,3 +87,58 @@ async def test_events_of_several_lines_and_none(plugin, mata_client):
     assert found["numbered"] == (200, "id: 7\nevent: numbered\ndata: 1\n\n")
     assert found["none"] == (200, "")
     assert {status for name, (status, _) in found.items() if "%" in name} == {500}
+
+
+@pytest.mark.undocumented("a plugin gives no events, which is 500")
+async def test_what_gives_events(plugin, mata_client, caplog):
+    """Any async iterable does; of anything else the log says what it is not."""
+    source = """
+    from mataserver import NotFound
+
+    class Iterator:
+        left = 2
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return "left", self.left
+
+    class Iterable:
+        async def __aiter__(self):
+            try:
+                yield "left", 0
+                raise NotFound("no more")
+            finally:
+                log.append("closed")
+
+    log = []
+    GIVEN = {"iterator": Iterator, "iterable": Iterable, "list": lambda: [("left", 0)]}
+
+    class Service(Base):
+        def routes(self):
+            return [
+                Route("GET", "/events/{name}", self.events, needs="infer"),
+                Route("GET", "/log", self.log, needs="infer"),
+            ]
+
+        async def events(self, request):
+            return await self.ctx.http.events(request, GIVEN[request.match_info["name"]]())
+
+        async def log(self, request):
+            return self.ctx.http.respond(log)
+    """
+    http = await mata_client(plugin(source))
+    found = {}
+    for name in ("iterator", "iterable", "list"):
+        async with http.get(f"/events/{name}") as answer:
+            found[name] = (answer.status, await answer.text())
+    assert found["iterator"] == (200, "event: left\ndata: 1\n\nevent: left\ndata: 0\n\n")
+    failed = 'event: error\ndata: {"detail":"no more"}\n\n'
+    assert found["iterable"] == (200, f"event: left\ndata: 0\n\n{failed}")
+    assert await read(http, "/log") == (200, ["closed"])
+    assert found["list"][0] == 500
+    assert "TypeError: 'list' object is not an async iterable" in caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mataserver.config import Settings
-from mataserver.plugins import discover
+from mataserver.plugins import Plugin, discover
 from plugin_sources import (
     HOOKS,
     names,
@@ -19,6 +19,13 @@ def test_two_plugins_of_one_name(plugin):
     found = discover(Settings(), [plugin(HOOKS), other])
     assert [each.error for each in found.found] == [None, "the name 'mine' is taken"]
     assert names(found) == ["any"]
+
+
+def test_which_of_two_distributions_comes_first():
+    """The same at each start, also if their names differ by the prefix of this project alone."""
+    one, other = Plugin("mine", distribution="mataserver-x"), Plugin("mine", distribution="x")
+    for given in ([one, other], [other, one]):
+        assert sorted(given, key=lambda each: each.sort_key) == [one, other]
 
 
 def test_a_plugin_cannot_be_called_strict(plugin):

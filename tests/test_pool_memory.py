@@ -298,7 +298,7 @@ async def test_a_worker_that_cannot_be_closed_is_unloaded_all_the_same(caplog, e
     worker.close, worker.terminate = fail, terminated.append
     await rig.touch("big", estimate=250)
     assert [rig.state(name) for name in ("a", "big")] == ["evicted", "ready"]
-    assert 'mataserver_model_memory_bytes{model="a"} 0.0' in rig.metrics.render().decode()
+    assert 'mataserver_model_memory_bytes{model="a"} 0.0' in rig.metrics.registry.render().decode()
     rig.workers["big"].terminate = lambda _error: None
     rig.pool.dismiss()
     assert [error.status for error in terminated] == [503]

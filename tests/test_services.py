@@ -225,11 +225,15 @@ async def test_a_service_reads_json_within_the_servers_limits(
         assert server.composed.budget.taken == 0
 
 
-async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog):
-    """All others are exposed, the plugin's and the server's; the log says where it failed."""
+@pytest.mark.parametrize("path", ["/metrics", "/lab/metrics"])
+async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog, path):
+    """All others are exposed, the plugin's and the server's; the log says where it failed.
+
+    Also on a page of a plugin's own.
+    """
     source = """
     from mataserver import LoopHistogram
-    from prometheus_client import Gauge
+    from prometheus_client import Gauge, generate_latest
     from prometheus_client.core import GaugeMetricFamily
 
     class Own:
@@ -252,11 +256,19 @@ async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog):
             Gauge("lab_sound", "Does not.", registry=ctx.metrics).set(3)
             removed = Gauge("lab_removed", "Is gone.", registry=ctx.metrics)
             ctx.metrics.unregister(removed)
+            self.ctx = ctx
+
+        def routes(self):
+            return [web.get("/lab/metrics", self.page)]
+
+        async def page(self, request):
+            return web.Response(body=generate_latest(self.ctx.metrics))
     """
     http = await mata_client(plugin(source))
-    async with http.get("/metrics") as answer:
+    async with http.get(path) as answer:
         told = await answer.text()
     assert answer.status == 200
+    assert "mataserver_body_bytes_in_flight 0.0" in told
     assert "lab_sound 3.0" in told
     assert 'target_info{site="lab"} 1.0' in told
     assert 'lab_waits_count{camera="3"} 1.0' in told

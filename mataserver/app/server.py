@@ -115,9 +115,9 @@ class ComposedServer:
         self.readiness = self._readiness()
         self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.maintenance.add_configured()
-        self.metrics.before_render(self.served_sessions.count_cameras)
-        self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
-        self.metrics.before_render(self.pool.set_queue_gauges)
+        self.metrics.registry.before_collect(self.served_sessions.count_cameras)
+        self.metrics.registry.before_collect(lambda: self.metrics.inflight.set(self.budget.taken))
+        self.metrics.registry.before_collect(self.pool.set_queue_gauges)
         self.pulls: set[asyncio.Task[Any]] = set()
         self.shutdown_task: asyncio.Task[None] | None = None
         self.server_settings = _server_settings(settings)

@@ -104,7 +104,9 @@ def discover(settings: Settings, problems: list[config.ConfigError] | None = Non
     from mataserver import plugins as host
 
     logs.configure(settings.log_level, "text")  # a person reads it, whatever the server's format
-    given = {name: value for name, value in settings.plugins.items() if name != "strict"}
+    given = settings.plugins
+    if given.get("strict") is True:
+        given = {**given, "strict": False}
     lenient = msgspec.structs.replace(settings, plugins=given)
     quiet = contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log)
     # What a plugin prints when it is imported is no part of a command's output.

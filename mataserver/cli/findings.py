@@ -143,8 +143,6 @@ def _discovered(settings: Settings, findings: Findings) -> Plugins:
 
     Otherwise each of its models would also be reported as unserved.
     """
-    if not isinstance(settings.plugins.get("strict", False), bool):
-        findings.errors.append("configuration: plugins.strict: expected `bool`")
     problems: list[config.ConfigError] = []
     found = environment.discover(settings, problems)
     findings.errors += [problem.detail for problem in problems]

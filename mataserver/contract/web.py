@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -106,10 +106,10 @@ class Http(Protocol):
     async def events(
         self,
         request: web.Request,
-        events: AsyncGenerator[Event],
+        events: AsyncIterable[Event],
         failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
-        """Answer with Server-Sent Events: name and value, and an optional id.
+        """Answer with Server-Sent Events of any async iterable: name, value and an optional id.
 
         A client that reconnects sends the last id as ``Last-Event-ID``. Bytes are sent unchanged:
         an event in another form; a ``LastEvent`` ends the stream. A failure before the first event

@@ -71,7 +71,7 @@ class FrontendsService(StatelessService):
         self._write_lock = asyncio.Lock()
         self._has_left = False
         self._pending_write: asyncio.Task[None] | None = None
-        metrics.before_render(self._update_gauges)
+        metrics.registry.before_collect(self._update_gauges)
 
     def routes(self) -> list[Route]:
         """Return the routes."""

@@ -147,7 +147,7 @@ class HealthService(StatelessService):
             if shortage is None:
                 raise
             log.warning("the memory of the devices cannot be read now: %s", shortage.detail)
-        body = self._metrics.render()
+        body = self._metrics.registry.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _found(self, request: web.Request) -> web.Response:

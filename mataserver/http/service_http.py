@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,7 +25,7 @@ from mataserver.http.routing import ROUTE
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -138,12 +139,15 @@ class ServiceHttp:
     async def events(
         self,
         request: web.Request,
-        events_of: AsyncGenerator[Event],
+        events_of: AsyncIterable[Event],
         failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
         """Answer with Server-Sent Events."""
         patience, failed = self._sockets.unread_timeout, failed or events.error_event
-        return await events.send(request, events_of, events.encode, patience, render_error=failed)
+        given = aiter(events_of)
+        # a generator is closed itself, at once: one around it would leave it to the collector
+        items = given if isinstance(given, AsyncGenerator) else (each async for each in given)
+        return await events.send(request, items, events.encode, patience, render_error=failed)
 
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()

@@ -84,8 +84,10 @@ def _split(
     """Return ``plugins:`` in parts: the plugins' own sections, ``strict`` and ``disabled``."""
     given = dict(settings.plugins)
     strict, disabled = given.pop("strict", False), given.pop("disabled", [])
-    if not isinstance(strict, bool):
-        raise config.ConfigError("configuration: plugins.strict: expected `bool`")
+    with collect_errors(problems):
+        if not isinstance(strict, bool):
+            strict = False
+            raise config.ConfigError("configuration: plugins.strict: expected `bool`")
     with collect_errors(problems):
         if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
             disabled = []

@@ -66,9 +66,9 @@ class Plugin:
         return self.distribution.removeprefix("mataserver-") or self.name
 
     @property
-    def sort_key(self) -> tuple[str, str]:
+    def sort_key(self) -> tuple[str, str, str]:
         """Its sort key: plugins of a distribution are adjacent."""
-        return (self.family, self.name)
+        return (self.family, self.distribution, self.name)
 
     @property
     def identity(self) -> tuple[str, str]:
