@@ -154,7 +154,9 @@ class Store(Leases, Expiry):
                 raise Conflict(f"The job has ended: {record.state}")
             changes: dict[str, Any] = {"cancel": True}
             if record.state == "queued":
-                changes |= self._end("cancelled", "Cancelled; it had not begun.")
+                begun = record.started_at is not None
+                told = "Cancelled." if begun else "Cancelled; it had not begun."
+                changes |= self._end("cancelled", told)
             await self._change(connection, job, changes)
         return await self.get(job)
 

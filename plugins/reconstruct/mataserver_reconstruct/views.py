@@ -154,6 +154,7 @@ def _stage_and_percent(record: Record) -> tuple[str, int]:
         return "success", 100
     if record.state == "failed":
         return "failed", 0
-    if record.state == "running" and record.stage not in STAGES:  # its process is starting
-        return EXTRACTING, max(percent, int(STAGES[EXTRACTING][0]))
-    return record.stage, percent
+    if record.started_at is not None:  # its process may die before its first report
+        percent = max(percent, int(STAGES[EXTRACTING][0]))
+    is_starting = record.state == "running" and record.stage not in STAGES
+    return EXTRACTING if is_starting else record.stage, percent

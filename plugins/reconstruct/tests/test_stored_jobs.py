@@ -57,6 +57,19 @@ async def test_a_name_that_is_no_longer_taken(tmp_path):
         assert "the writing's direction" in answer["detail"]
 
 
+async def test_one_that_died_before_its_first_report(tmp_path):
+    """It waits again at the percent that was shown while its process started, and keeps it."""
+    ((job, _),) = await queued(tmp_path, "church")
+    await stored(tmp_path, job, started_at=1_714_300_005.0, deaths=1)
+    async with asking(tmp_path, jobs={"slots": 0}) as ask:
+        shown = (await ask("GET", f"/status/{job}"))[1]
+        assert (shown["stage"], shown["progress"]) == ("queued", 10)
+        status, _ = await ask("POST", f"/v1/jobs/{job}/cancel")
+        shown = (await ask("GET", f"/status/{job}"))[1]
+        assert (status, shown["stage"], shown["progress"]) == (202, "cancelled", 10)
+        assert shown["message"] == "Cancelled."
+
+
 async def test_one_that_cannot_be_recorded(tmp_path, caplog):
     """The log says so once, and those that end later are recorded; it is a job like others else."""
     (bad, _), (good, _) = await queued(tmp_path, "bad", "good")
