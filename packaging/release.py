@@ -2,8 +2,9 @@
 
 ``lock`` writes ``packaging/requirements.txt``: every package of others that the image and the
 one-file build hold, in the releases that the tests of this checkout ran with, each with the hashes
-of its files. ``build`` makes our wheels twice, in two folders, and fails unless both are the same
-byte for byte; then it lists everything in a software bill of materials (CycloneDX). ``audit`` asks
+of its files. ``build`` makes the wheels of all our distributions twice, in two folders, and fails
+unless both are the same byte for byte; then it lists what the image and the one-file build take of
+others in a software bill of materials (CycloneDX). ``audit`` asks
 the advisory service of the index for known faults. Tools are in an environment of their own.
 """
 
@@ -17,6 +18,10 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "packaging" / "requirements.txt"
@@ -25,7 +30,13 @@ TOOLS = ROOT / "build" / "tools"
 PLUGINS = ("cameras", "console", "oip", "openai", "opencv", "ocr", "onnx")
 EXTRAS = ("camera", "heic")
 OURS = ("clients/python", ".", *(f"plugins/{name}" for name in PLUGINS))
-"""The distributions of a release, as the Dockerfile and ``make binary`` name them."""
+"""What the image and the one-file build hold, as the Dockerfile and ``make binary`` name it."""
+DISTRIBUTIONS = (
+    "clients/python",
+    ".",
+    *sorted(f"plugins/{each.parent.name}" for each in ROOT.glob("plugins/*/pyproject.toml")),
+)
+"""What a release publishes."""
 HEADER = """\
 # The packages of others in a release, with the hashes of their files. Made by: make lock
 """
@@ -46,7 +57,7 @@ def _unconstrained() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
 
 
-def wheels(folder: Path) -> list[Path]:
+def wheels(folder: Path, distributions: Sequence[str]) -> list[Path]:
     """Build our wheels from a copy of what is committed; files have the time of the commit."""
     when = _git("log", "-1", "--format=%ct")
     with tempfile.TemporaryDirectory() as copy:
@@ -55,7 +66,7 @@ def wheels(folder: Path) -> list[Path]:
         )
         subprocess.run(["tar", "-x", "-C", copy], input=archive.stdout, check=True)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        command += ["--wheel-dir", str(folder), *(str(Path(copy, each)) for each in OURS)]
+        command += ["--wheel-dir", str(folder), *(str(Path(copy, each)) for each in distributions)]
         subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": when})
     return sorted(folder.glob("*.whl"))
 
@@ -70,7 +81,7 @@ def lock() -> None:
     frozen = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
     versions = subprocess.run(frozen, check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as folder:
-        made = wheels(Path(folder, "wheels"))
+        made = wheels(Path(folder, "wheels"), OURS)
         wanted = [f"{_name(each)}{_extras(each)} @ {each.as_uri()}" for each in made]
         Path(folder, "in.txt").write_text("\n".join(wanted))
         Path(folder, "tested.txt").write_text(versions)
@@ -103,14 +114,14 @@ def _extras(wheel: Path) -> str:
 def build() -> None:
     """Build the wheels twice and compare them; write the bill of materials."""
     shutil.rmtree(TARGET, ignore_errors=True)
-    made = wheels(TARGET)
+    made = wheels(TARGET, DISTRIBUTIONS)
     with tempfile.TemporaryDirectory() as folder:
-        again = wheels(Path(folder))
+        again = wheels(Path(folder), DISTRIBUTIONS)
         names = [each.name for each in made]
         if names != [each.name for each in again]:
             raise SystemExit("two builds made different wheels")
         same, differing, _ = filecmp.cmpfiles(TARGET, folder, names, shallow=False)
-    if differing or len(same) != len(OURS):
+    if differing or len(same) != len(DISTRIBUTIONS):
         raise SystemExit(f"two builds differ: {', '.join(differing)}")
     shutil.copy(LOCK, TARGET)
     bill = TARGET / "sbom.cdx.json"

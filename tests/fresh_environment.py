@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CLIENT = ROOT / "clients" / "python"
+BROUGHT = (CLIENT, ROOT / "plugins" / "console", ROOT / "plugins" / "openai")
+"""Our distributions that the core's own requires."""
 KEY = "of-the-test"
 
 
@@ -27,7 +29,7 @@ class Environment:
 
     @classmethod
     def made(cls, folder, *packages):
-        """Make an environment that holds the core and ``packages``, and nothing else."""
+        """Make an environment that holds the core, what it brings and ``packages``."""
         environment = cls.empty(folder)
         with tempfile.TemporaryDirectory() as wheels:
             for name, data in built().items():
@@ -82,11 +84,11 @@ class Environment:
 
 @functools.cache
 def built():
-    """Return the wheels of the client and the core by name, built as pip builds them: once."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    """Return the wheels of the core and what it brings by name, built once."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     with tempfile.TemporaryDirectory() as wheels:
         environment = {**os.environ, "PIP_NO_COMPILE": "0"}
-        subprocess.run([*pip, wheels, CLIENT, ROOT], check=True, env=environment)
+        subprocess.run([*pip, "--wheel-dir", wheels, *BROUGHT, ROOT], check=True, env=environment)
         return {each.name: each.read_bytes() for each in Path(wheels).iterdir()}
 
 

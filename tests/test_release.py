@@ -11,6 +11,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import mataserver
 from fresh_environment import ROOT
 
 RELEASE = runpy.run_path(str(ROOT / "packaging" / "release.py"))
@@ -59,3 +60,14 @@ def test_the_image_and_the_file_hold_the_same():
     }
     binary = re.search(r"^BINARY := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     assert {f"./plugins/{name}" for name in binary.split()} == plugins
+
+
+def test_all_is_published_in_one_version():
+    """A release has every distribution of the repository, each in the server's version."""
+    published = RELEASE["DISTRIBUTIONS"]
+    found = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("**/pyproject.toml")}
+    ours = {each for each in found if each.split("/")[0] in {".", "clients", "plugins"}}
+    assert set(published) == ours
+    projects = [tomllib.loads((ROOT / each / "pyproject.toml").read_text()) for each in published]
+    versions = {each["project"].get("version", mataserver.__version__) for each in projects}
+    assert versions == {mataserver.__version__}
