@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import threading
 
 import pytest
 
@@ -54,6 +57,33 @@ async def test_a_pull_is_listed_while_it_runs(hub, http):  # noqa: F811
     assert [each["state"] for each in await pulls(http)] == ["pulling"]
     hub.release()
     assert (await first)[0] == 202
+    assert await pulls(http) == []
+
+
+async def test_others_are_served_while_the_registry_is_locked(hub, http, data_dir):  # noqa: F811
+    """Another program's lock, as a slow disk, keeps one pull waiting, and nobody else."""
+    lock = os.open(data_dir / "model_registry.json.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    given_back = threading.Timer(20, fcntl.flock, (lock, fcntl.LOCK_UN))
+    given_back.start()
+    try:
+        pull = asyncio.create_task(post(http, "/v1/models/pull", **WANTED))
+
+        async def downloaded():
+            found = await pulls(http)
+            return found and found[0]["done_bytes"] == SIZE
+
+        await until(downloaded)
+        for _ in range(20):
+            assert len(await pulls(http)) == 1
+            assert given_back.is_alive()
+            await asyncio.sleep(0.05)
+        assert not pull.done()
+    finally:
+        given_back.cancel()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+    assert (await pull)[0] == 202
     assert await pulls(http) == []
 
 

@@ -69,20 +69,20 @@ async def pull(
     """
     validate_reference(spec, partial.reference)
     try:
-        await _finish(partial.begin)
+        await finish(partial.begin)
         file = await _run_child(spec, settings, partial, on_progress)
-        check(await _finish(partial.check, file))
-        path = await _finish(partial.complete)
+        await finish(check, await finish(partial.check, file))
+        path = await finish(partial.complete)
         partial.accept()
         return path
     except SourceUnreachable:
         if (former := partial.former) is None:
             raise
-        check(former)
+        await finish(check, former)
         log.warning("the source %s cannot be reached; using the copy of %s", spec.name, partial)
         return former
     finally:
-        await _finish(partial.discard)
+        await finish(partial.discard)
 
 
 async def _run_child(
@@ -140,7 +140,7 @@ async def _result(
             on_progress(message)
 
 
-async def _finish(function: Callable[..., T], *arguments: Any) -> T:
+async def finish(function: Callable[..., T], *arguments: Any) -> T:
     """Call a blocking function in a thread; if cancelled, wait for its end first."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
