@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import sqlite3
 import zipfile
 
 import pytest
@@ -308,6 +310,19 @@ async def test_a_log_that_grows(tmp_path):
         assert await person.evaluate(f"{box}.scrollTop") == 300
 
 
+def wait_behind(job, number, path):
+    """Put jobs into the database that are younger than a job, of a kind that no server runs."""
+    own = {"id": "lower(hex(randomblob(16)))", "kind": "'other'", "state": "'queued'"}
+    own |= {"holder": "NULL", "lease_until": "NULL", "created_at": "created_at + n.value"}
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = [row[1] for row in database.execute("PRAGMA table_info(jobs)")]
+        values = ", ".join(own.get(name, name) for name in names)
+        numbers = "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT ?)"
+        copied = f"{numbers} INSERT INTO jobs SELECT {values} FROM jobs, n WHERE id = ?"
+        database.execute(copied, (number, job))
+        database.commit()
+
+
 async def test_more_jobs_than_the_list_has(tmp_path):
     """The one that runs is the oldest: its filter finds it, and the numbers are of all."""
     rows = "document.querySelectorAll('.joblist li a').length"
@@ -315,15 +330,13 @@ async def test_more_jobs_than_the_list_has(tmp_path):
         served(tmp_path, "database", "jobs") as server,
         shown(server.url, tmp_path) as person,
     ):
-        for _ in range(204):
-            await slow_job(server)
+        wait_behind(await slow_job(server, 2), 203, tmp_path / "data" / "mataserver.db")
         await person.go("jobs")
         await person.sees("The newest 200 of 204.")
-        running = (await asked(server, "GET", "/v1/jobs?state=running"))["total"]
-        await person.sees(f"Running {running}")
-        await person.sees(f"Queued {204 - running}")
-        await person.click(f"Running {running}")
-        await person.until(f"{rows} === {running}")
+        await person.sees("Running 1")
+        await person.sees("Queued 203")
+        await person.click("Running 1")
+        await person.until(f"{rows} === 1")
         assert "%" in await person.text(".joblist")
         await person.click("All")
         await person.until(f"{rows} === 200")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
@@ -213,3 +214,34 @@ async def test_a_sentence_of_the_server_that_begins_with_such_a_name(turned):
     for places in await turned.evaluate(f"{TOLD}({json.dumps(sentences)})"):
         assert places == sorted(places)
         assert len(places) == 3
+
+
+async def test_why_items_of_a_job_failed(tmp_path):
+    """Each reason is a sentence of the server, also if it begins with a name read to the left."""
+    said = json.dumps(f"{HEBREW} is not known")
+    instead = f"""window.real = fetch; window.fetch = async (path, options) => {{
+      const answer = await real(path, options);
+      if (!/^v1.jobs.[-0-9a-f]+$/.test(path)) return answer;
+      const text = (await answer.text())
+        .replace(/"error":"[^"]+"/g, `"error":${{JSON.stringify({said})}}`);
+      return new Response(text, answer);
+    }}; 0"""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", SQUARE)
+        archive.writestr("b.png", "no picture")
+    form = aiohttp.FormData({"model": "fake-detect"})
+    form.add_field("file", packed.getvalue(), filename="two.zip")
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        job = (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
+        while not (await asked(server, "GET", f"/v1/jobs/{job}"))["finished_at"]:
+            await asyncio.sleep(0.05)
+        await person.evaluate(instead)
+        await person.go(f"jobs?id={job}")
+        await person.sees("is not known")
+        row = "document.querySelector('.note li')"
+        places = await person.evaluate(f"({PLACES})({row}, 'b.png', {HEBREW[:2]!r}, 'is', 'known')")
+        assert places == sorted(places)

@@ -8,7 +8,7 @@ import re
 import zlib
 
 import pytest
-from console_pages import CHROMIUM, asked, served, shown
+from console_pages import CHROMIUM, SQUARE, asked, served, shown
 from test_fleet import fleet, pushed
 
 from camera_sources import make_video
@@ -235,3 +235,76 @@ async def test_the_settings_on_paper(tmp_path):
         seen = "document.querySelector('.filter').checkVisibility()"
         assert not await person.evaluate(seen)
         await person.page.call("Emulation.setEmulatedMedia", media="")
+
+
+async def test_the_server_on_paper_that_lies(tmp_path):
+    """It takes no more sheets than paper that stands: curves and settings are beside each other."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("server")
+        await person.until("document.querySelectorAll('.settings tbody tr').length > 50")
+        await person.until("document.querySelectorAll('.chart').length === 4")
+        sheets = []
+        for lies in (False, True):
+            made = await person.page.call("Page.printToPDF", landscape=lies)
+            sheets.append(len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(made["data"]))))
+        assert sheets[1] <= sheets[0] <= 5
+        await person.screen(979, 739)
+        await person.page.call("Emulation.setEmulatedMedia", media="print")
+        lefts = """[...document.querySelectorAll(".chart")].map((each) => {
+          const { left, right } = each.getBoundingClientRect();
+          return right <= each.closest(".card").getBoundingClientRect().right ? left : null;
+        })"""
+        first, second, *_ = await person.evaluate(lefts)
+        assert None not in (first, second)
+        assert first < second
+        await person.page.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("width", [180, 240])
+async def test_a_watch(tmp_path, width):
+    """What stands beside each other goes below: no page is wider than the screen."""
+    async with (
+        served(tmp_path, "database", "accounts", "jobs", "sam") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.screen(**{**PHONE, "width": width})
+        await person.go("try?model=fake-detect")
+        await person.give()
+        await person.until("document.querySelectorAll('.found li[data-n]').length === 1")
+        for page in ("try", "ask", "segment", "live", "jobs", "models", "server", "more"):
+            await person.go(page)
+            await person.until(f"document.title.toLowerCase().startsWith('{page}')")
+            await person.until("!document.querySelector('.bar > .running')")
+            if page == "server":
+                await person.sees("a_module_that_nobody_has")
+            wide = await person.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, page
+
+
+async def test_the_first_job_on_a_phone(tmp_path):
+    """Files are chosen at the top of the page, where nothing can be dropped."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.screen(**PHONE)
+        await person.go("jobs")
+        await person.sees("Choose pictures, a video or a ZIP")
+        assert "Drop" not in await person.text()
+        assert await person.faults() == []
+        await person.choose("input[data-first]", SQUARE, "first.png")
+        await person.until("document.querySelector('dialog input[type=file]')?.files.length")
+
+
+async def test_a_narrow_side_bar(tmp_path):
+    """Where it has icons alone it still tells whether the server is ready, and signs out."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(1100, 768)
+        ready = "document.querySelector('.side .health .state.ok')"
+        await person.until(f"{ready}?.getBoundingClientRect().width > 0")
+        assert await person.evaluate("document.querySelector('.side .health').title") == "Ready"
+        side = "document.querySelector('.side')"
+        assert await person.evaluate(f"{side}.scrollWidth <= {side}.clientWidth")
+        assert await person.faults() == []
+        await person.click("Sign out", ".side")
+        await person.until("!!document.querySelector('.signin')")

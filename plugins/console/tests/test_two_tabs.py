@@ -86,13 +86,13 @@ async def test_a_model_that_another_tab_removed(tmp_path):
         await person.until("document.querySelector('.right .note.bad')?.innerText.includes('many')")
 
 
-async def slow_job(server):
-    """Return a job that takes some seconds."""
+async def slow_job(server, seconds=0.2):
+    """Return a job of forty pictures, each of which takes some seconds."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for at in range(40):
             archive.writestr(f"{at}.png", SQUARE)
-    form = aiohttp.FormData({"model": "fake-detect", "params": '{"seconds": 0.2}'})
+    form = aiohttp.FormData({"model": "fake-detect", "params": f'{{"seconds": {seconds}}}'})
     form.add_field("file", packed.getvalue(), filename="squares.zip")
     return (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
 
@@ -129,7 +129,8 @@ async def test_addresses_that_lead_nowhere(tmp_path):
         await person.go("nonsense")
         await person.sees("The address names no page of this console.")
         await person.go("fleet")
-        await person.sees("does not use the plugin fleet")
+        await person.sees("Fleet is not part of this server")
+        assert await person.faults() == []
         await person.click("Go to Try")
         await person.sees("Drop a picture here")
         await person.screen(390, 844, phone=True)

@@ -5,7 +5,7 @@ import { Trouble } from "./controls.mjs";
 import { guardDrops } from "./drops.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./html.mjs";
-import { Mark } from "./icons.mjs";
+import { Icon, Mark } from "./icons.mjs";
 import { choice, letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
@@ -75,9 +75,10 @@ function useCounts(pages) {
 }
 
 /** An address that leads nowhere here. */
-const Missing = ({ known }) => html`<${Bar} title=${known?.title ?? "No such page"}/><div class="content"><div class="stack-12">
-  <p>${known ? `This server does not use the plugin ${known.plugin}, whose page this is. The page Server says why, where it is installed.` : "The address names no page of this console."}</p>
-  <div><a class="btn" href=${address("try")}>Go to Try</a></div></div></div>`;
+const Missing = ({ known }) => html`<${Bar} title=${known?.title ?? "No such page"}/><div class="content blank"><section class="stack-12" aria-labelledby="missing">
+  <${Icon} name=${known?.icon ?? "page"} class="big"/><h2 id="missing">${known ? `${known.title} is not part of this server` : "There is no such page"}</h2>
+  <p class="soft">${known ? `It comes with the plugin ${known.plugin}, which this server does not use. Where the plugin is installed, Server says why.` : "The address names no page of this console."}</p>
+  <div class="row wrap"><a class="btn primary" href=${address("try")}>Go to Try</a>${known && may("models:read") && html`<a class="btn" href=${address("server")}>Look at the plugins</a>`}</div></section></div>`;
 
 function Page({ pages, inUse, open }) {
   const { page } = useRoute();

@@ -1,5 +1,6 @@
 // Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
 import { events, isAbort, may } from "./api.mjs";
+import { sentence } from "./direction.mjs";
 import { Code, WRITTEN } from "./code.mjs";
 import { Button, Copy, Status, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
@@ -28,7 +29,7 @@ async function ask({ model, params, picture, question, signal }, tell) {
     for await (const { name, value } of events(answer)) {
       if (name === "token") change({ text: turn.text + value.text, first: turn.first || performance.now() });
       if (name === "result") change({ text: value.text, usage: value.usage ?? null, first: turn.first || performance.now(), done: performance.now() });
-      if (name === "error") throw new Error(value.detail);
+      if (name === "error") throw new Error(sentence(value.detail));
     }
     if (!turn.done) throw new Error("The answer ended before its end.");
   } catch (error) {

@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "./html.mjs";
 
 const KINDS = ["a", "b", "cc", "dd"];
-const LEFT = 60, RIGHT = 12, TOP = 12, BOTTOM = 24;
+const LEFT = 70, RIGHT = 16, TOP = 12, BOTTOM = 24;
 
 /** A round number at or above a value: the axis does not move with each point. */
 export function nice(value) {
@@ -48,10 +48,10 @@ export function Chart({ label, series, bars, marks = [], format = String, ends, 
   const y = (value) => height - BOTTOM - ((height - TOP - BOTTOM) * value) / most;
   const said = all.map(({ name, values }) => { const last = values.findLast((value) => value !== null && value !== undefined); return `${name} ${last === undefined ? "unknown" : format(last)}`; }).concat(marks.map(({ text }) => text)).join(", ");
   const inner = width - LEFT - RIGHT;
-  return html`<div ref=${box} class="chartbox">${width > 0 && html`<svg class="chart" width=${width} height=${height} role="img" aria-label=${`${label}: ${said}`}>
-    ${[0, 0.5, 1].map((share) => html`<g key=${share}><path class="grid" d=${`M${LEFT} ${y(most * share)}H${width - RIGHT}`}/><text x=${LEFT - 6} y=${y(most * share) + 4} text-anchor="end">${format(most * share)}</text></g>`)}
+  return html`<div ref=${box} class="chartbox">${width > 0 && html`<svg class="chart" width=${width} height=${height} viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${`${label}: ${said}`}>
+    ${[0, 0.5, 1].map((share) => html`<g key=${share}><path class="grid" d=${`M${LEFT} ${y(most * share)}H${width - RIGHT}`}/>${known.length > 0 && html`<text x=${LEFT - 6} y=${y(most * share) + 4} text-anchor="end">${format(most * share)}</text>`}</g>`)}
     <text x=${LEFT} y=${height - 6}>${ends[0]}</text><text x=${width - RIGHT} y=${height - 6} text-anchor="end">${ends[1]}</text>
-    ${!known.length && html`<text x=${LEFT + inner / 2} y=${(height - BOTTOM + TOP) / 2 - 8} text-anchor="middle">nothing measured yet</text>`}
+    ${!known.length && html`<text x=${width / 2} y=${(height - BOTTOM + TOP) / 2 - 8} text-anchor="middle">nothing measured yet</text>`}
     ${bars?.values.map((value, at) => value !== null && value > 0 && html`<rect key=${at} class="bad" x=${x(at) - 2} y=${y(value)} width="4" height=${Math.max(1, y(0) - y(value))}/>`)}
     ${marks.map(({ share, text }) => html`<g key=${`${share} ${text}`}><path class="mark" d=${`M${LEFT + inner * share} ${TOP}V${height - BOTTOM}`}/>
       <text class="said" x=${LEFT + inner * share + (share < 0.6 ? 6 : -6)} y=${TOP + 8} text-anchor=${share < 0.6 ? "start" : "end"}>${text}</text></g>`)}

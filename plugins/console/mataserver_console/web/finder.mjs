@@ -11,9 +11,9 @@ import { THEMES, setTheme } from "./theme.mjs";
 
 const MOST = 50;
 const KEYS = [
-  ["Ctrl+K", "Find a model, a page or an action"], ["?", "These keys"], ["g, then t a s l j f m", "Try, Ask, Segment, Live, Jobs, Fleet, Models"],
-  ["Ctrl+Enter, Esc", "Run, stop"], ["b l o", "Boxes, labels, fill"], ["[ ]", "Previous result, next result"], ["+ - 0", "Zoom"], ["d", "Held: the picture below a depth map"],
-  ["1 2 3, n, z", "On Segment: the tools, a new object, undo"], [", .", "On Segment's video: previous frame, next frame"], ["Space", "On Live: stop"],
+  ["Ctrl+K", "Find a model, a page or an action"], ["?", "These keys"], ["g then t a s l j f m", "Try, Ask, Segment, Live, Jobs, Fleet, Models"],
+  ["Ctrl+Enter Esc", "Run, stop"], ["b l o", "Boxes, labels, fill"], ["[ ]", "Previous result, next result"], ["+ - 0", "Zoom"], ["d", "Held: the picture below a depth map"],
+  ["1 2 3 n z", "On Segment: the tools, a new object, undo"], [", .", "On Segment's video: previous frame, next frame"], ["Space", "On Live: stop"],
 ];
 
 /** All that can be found: what it is called, what kind it is, and what choosing it does. */
@@ -55,7 +55,7 @@ export function Finder({ pages, close, keys }) {
 export function Keys({ close }) {
   const [on, setOn] = useState(letters());
   const change = (next) => { choice.set("letters", next ? null : "no"); setOn(next); };
-  return html`<${Dialog} title="Keys" onClose=${close}><dl class="facts">${KEYS.map(([key, what]) => [html`<dt key=${key}><b>${key}</b></dt>`, html`<dd>${what}</dd>`])}</dl>
+  return html`<${Dialog} title="Keys" onClose=${close}><dl class="facts keys">${KEYS.map(([key, what]) => [html`<dt key=${key}>${key.split(" ").map((each) => (each === "then" ? " then " : html`<kbd>${each}</kbd> `))}</dt>`, html`<dd>${what}</dd>`])}</dl>
     <div class="row between"><span>Single letters, digits and signs</span><${Switch} label="Single letters, digits and signs" on=${on} onChange=${change}/></div>
     <p class="help">They do nothing while a field has the focus. Where they are off, Ctrl+K finds this list.</p><//>`;
 }

@@ -35,7 +35,7 @@ export function useReady(/** @type {number} */ every) {
 function Health() {
   const { error, state } = useReady(10);
   const { data: health } = useSource("v1/health", 60);
-  return html`<a class="row between t health" href=${address("server")} title=${error?.message ?? ""}>
+  return html`<a class="row between health" href=${address("server")} title=${error?.message ?? state[1]}>
     <${State} kind=${state[0]}>${state[1]}<//><span class="quiet">${health?.version ?? ""}</span></a>`;
 }
 
@@ -49,7 +49,7 @@ function Me() {
   const me = useCell(who);
   if (!me) return null;
   return html`<div class="me"><span class="t cut grow" title=${me.id}>${me.name}</span>
-    ${me.csrf && html`<${Button} small bare class="t" onClick=${signOut}>Sign out<//>`}<${Theme}/></div>`;
+    ${me.csrf && html`<${Button} small bare class="leave" label="Sign out" title="Sign out" onClick=${signOut}><${Icon} name="leave"/><span class="t">Sign out</span><//>`}<${Theme}/></div>`;
 }
 
 /** The line above a page while the server does not answer. */
@@ -106,7 +106,7 @@ export function More({ pages, find }) {
   return html`<${Bar} title="More"><span class="grow"></span><${Button} icon="search" onClick=${find}>Find<//><//><div class="content">
     ${groups(pages, guests).map((group) => html`<section class="card" key=${group.title}><header><h2>${group.title}</h2></header>
       <ul class="morelist">${group.links.map((link) => html`<li key=${link.key}><a class="row" href=${link.href}><${Sign} link=${link}/>${link.title}</a></li>`)}</ul></section>`)}
-    <section class="card pad"><${Health}/><${Me}/></section></div>`;
+    <section class="card about"><${Health}/><${Me}/></section></div>`;
 }
 
 export function Bar({ title, children }) {

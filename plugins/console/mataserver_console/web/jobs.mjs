@@ -146,7 +146,7 @@ const Labels = ({ labels }) => { const most = Math.max(1, ...Object.values(label
 /** What could not be answered, by name, a video's frame by its number: the first ones, and how many more there are. */
 function Failures({ job: { message, result: { failed, failures = [] } } }) {
   const left = failed - failures.length;
-  return html`<${Note} kind="warn"><span>${message}</span>${failures.length > 0 && html`<ul class="stack-4">${failures.map(({ index, file, error }) => html`<li key=${index}><b class="strong">${file ?? `frame ${index}`}</b>: ${error}</li>`)}
+  return html`<${Note} kind="warn"><span>${message}</span>${failures.length > 0 && html`<ul class="stack-4">${failures.map(({ index, file, error }) => html`<li key=${index}><b class="strong">${file ?? `frame ${index}`}</b>: ${sentence(error)}</li>`)}
     ${left > 0 && html`<li class="quiet">and ${left.toLocaleString("en")} more</li>`}</ul>`}<//>`;
 }
 
@@ -211,7 +211,7 @@ function useList(state, rows) {
 function Nothing({ make }) {
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
   const choose = (event) => { if (event.target.files.length) make([...event.target.files]); event.target.value = ""; };
-  return html`<div class="drop"><h2>Drop pictures, a video or a ZIP here</h2>
+  return html`<div class="drop"><h2><span class="wide">Drop pictures, a video or a ZIP here</span><span class="narrow">Choose pictures, a video or a ZIP</span></h2>
     <input ref=${field} class="sr" type="file" multiple tabindex="-1" aria-hidden="true" data-first accept="image/*,.heic,.heif,video/*,.zip" onChange=${choose}/>
     <${Button} icon="file" onClick=${() => field.current?.click()}>Choose files<//>
     <span class="help">Then you choose what is made of them. The job goes on if you close this page.</span></div>`;
@@ -234,6 +234,6 @@ export default function Jobs() {
         ${left > 0 && html`<li class="pad help row between"><span>The newest ${shown.length.toLocaleString("en")} of ${data.total.toLocaleString("en")}.</span>${rows < MOST && html`<${Button} small onClick=${() => setRows(rows + ROWS)}>More<//>`}</li>`}</ul>
         ${wrong && html`<div class="pad"><${Trouble} error=${wrong}/></div>`}
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${refreshJobs}/></div>`}</nav>
-      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : may("jobs:write") && html`<${Nothing} make=${make}/>`)}</section>`}</div>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class=${`mid jobmid empty ${all?.total === 0 ? "" : "wide"}`}>${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : may("jobs:write") && html`<${Nothing} make=${make}/>`)}</section>`}</div>
     ${making && html`<${NewJob} files=${making} close=${() => setMaking(null)} made=${(made) => { setMaking(null); refreshJobs(); amend({ id: made }); }}/>`}`;
 }

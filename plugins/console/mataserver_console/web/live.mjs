@@ -124,7 +124,7 @@ function Video({ video, stream, items, tracks, start }) {
     canvas.current.getContext("2d").drawImage(still, 0, 0);
   }, [still]);
   const fits = Math.abs((width * shape[1]) / (height * shape[0]) - 1) < 0.02;
-  return html`<div class=${`vid ${stream.phase === "live" ? "" : "old"}`} ref=${box} style=${{ aspectRatio: (still ? stream.size : shape).join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"
+  return html`<div class=${`vid ${on ? stream.phase === "live" ? "" : "old" : "off"}`} ref=${box} style=${{ aspectRatio: (still ? stream.size : shape).join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"
       onResize=${({ target: { videoWidth, videoHeight } }) => { if (videoWidth) setShape([videoWidth, videoHeight]); }}></video>
     <canvas ref=${canvas} hidden=${!on || !still} aria-hidden="true"></canvas>
     ${on && (fits || still) && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
@@ -255,7 +255,7 @@ export default function Live() {
             <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${on || !meter ? ["60 s ago", "now"] : ["60 s before", "the end"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
         <span class="grow"></span>${adds && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
-        ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some${adds ? ", or add one here" : ""}.</p>`}</section>
+        ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="card pad help">No camera yet. ${adds ? "Add one here: a network camera, a stream, a file. Those that the configuration names are shown here, too." : "Those that the configuration names are shown here."}</p>`}</section>
       <${Sessions} sessions=${sessions} own=${stream.session}/>
     </div><p class="sr" role="status">${useSlow(on && items.length ? told(items) : "")}</p>
     ${adding && html`<${AddCamera} models=${chosen.models} close=${() => setAdding(false)}/>`}`;

@@ -2,7 +2,7 @@
 import { Refused, ask, setLeaving, who } from "./api.mjs";
 import { Button, Note } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
-import { Icon } from "./icons.mjs";
+import { Mark } from "./icons.mjs";
 import { keepNothing } from "./kept.mjs";
 import { endSessions } from "./open_sessions.mjs";
 import { forget, refreshAll } from "./source.mjs";
@@ -108,14 +108,14 @@ export function SignIn({ said }) {
     } catch (failure) { setError(failure); setBusy(false); }
   };
   return html`<form class="signin card" onSubmit=${submit} aria-labelledby="signin">
-    <${Icon} name="key" class="big"/>
+    <div class="brand"><${Mark}/>mataserver</div>
     <h2 id="signin">Sign in to go on</h2>
     ${error && html`<${Note} kind="bad">${error.message}<//>`}
     ${users ? html`
       <label class="stack-4"><span class="label">Name</span><input class="field" name="name" autocomplete="username" required ref=${first}/></label>
       <label class="stack-4"><span class="label">Password</span><input class="field" type="password" name="password" autocomplete="current-password" required/></label>`
     : html`<label class="stack-4"><span class="label">Key</span><input class="field" type="password" name="key" autocomplete="off" required ref=${first}/>
-      <span class="help">The server tells at its start where it is kept, by default in ~/.mataserver/api_key. This page keeps none.</span></label>`}
+      <span class="help">The server says at its start where it is; by default in <code>~/.mataserver/api_key</code>. This page does not keep it.</span></label>`}
     <div class="row wrap"><${Button} primary type="submit" disabled=${busy}>Sign in<//>
       <${Button} bare onClick=${() => { setUsers(!users); setError(null); }}>${users ? "Use a key" : "Use a name and password"}<//></div>
   </form>`;

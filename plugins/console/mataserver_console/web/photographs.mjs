@@ -1,6 +1,7 @@
 // The photographs of a reconstruction: which have a place, why others have none, which match which.
 import { Shown, Tabs } from "./controls.mjs";
 import { fileOf, photoOf } from "./cloud.mjs";
+import { sentence } from "./direction.mjs";
 import { count } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { useSource } from "./source.mjs";
@@ -17,7 +18,7 @@ const Placed = ({ figures }) => {
 
 function Grid({ job, figures, chosen, choose }) {
   return html`<ul class="photos">${figures.images.map((image) => html`<li key=${image.name} class=${image.status === "registered" ? "" : "out"}>
-    <button type="button" aria-pressed=${String(image.name === chosen)} title=${image.reason ?? image.name} onClick=${() => choose(image.name)}>
+    <button type="button" aria-pressed=${String(image.name === chosen)} title=${image.reason ? sentence(image.reason) : image.name} onClick=${() => choose(image.name)}>
       ${image.status === "unreadable" ? html`<span class="unseen" role="img" aria-label=${image.name}></span>` : html`<${Shown} src=${photoOf(job, figures.images, image.name)} alt=${image.name} loading="lazy"/>`}
       ${WHY[image.status] && html`<span class="why">${WHY[image.status]}</span>`}</button></li>`)}</ul>`;
 }
@@ -26,9 +27,9 @@ function Grid({ job, figures, chosen, choose }) {
 function Reasons({ figures }) {
   const reasons = new Map();
   for (const image of figures.images) if (image.reason) reasons.set(image.reason, [...(reasons.get(image.reason) ?? []), image.name]);
-  const advice = (figures.advice ?? []).map((each) => html`<li key=${each}>${each}</li>`);
+  const advice = (figures.advice ?? []).map((each) => html`<li key=${each}>${sentence(each)}</li>`);
   if (!advice.length && !reasons.size) return null;
-  return html`<section class="sect"><ul class="note warn stack-4 reasons">${advice}${[...reasons].map(([why, names]) => html`<li key=${why}><b>${names.join(", ")}</b>: ${why}</li>`)}</ul></section>`;
+  return html`<section class="sect"><ul class="note warn stack-4 reasons">${advice}${[...reasons].map(([why, names]) => html`<li key=${why}><b>${names.join(", ")}</b>: ${sentence(why)}</li>`)}</ul></section>`;
 }
 
 /** Photographs on a ring in their order, with a line for each pair, the thicker the more it has in common. */

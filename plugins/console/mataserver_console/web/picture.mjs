@@ -145,5 +145,5 @@ export const Unseen = ({ name }) => html`<div class="unseen"><span>This browser 
 
 /** Nothing is chosen yet: the first thing on the page is something to click. */
 export const Empty = ({ task, take, pick, onError }) => html`<div class="stage"><div class="drop">
-  <h2>Drop a picture here</h2><${Ways} take=${take} onError=${onError}/>
+  <h2><span class="wide">Drop a picture here</span><span class="narrow">Choose a picture</span></h2><${Ways} take=${take} onError=${onError}/>
   <span class="help">or take one of these</span><${Examples} task=${task} pick=${pick}/></div></div>`;

@@ -18,8 +18,8 @@ function Health() {
   const failed = Object.entries(data?.failed_tasks ?? {});
   const unknown = { "No answer": ".", "Not known": `: ${error?.message}` }[state[1]];
   return html`<section class="card pad stack-12" aria-labelledby="health"><div class="row between"><h2 id="health">Health</h2><${State} kind=${state[0]}>${state[1]}<//></div>
-    ${unknown ? html`<p class="soft">Whether requests can be served is not known${unknown}</p>` : error ? html`<ul class="stack-4">${reasons(error.message).map((each) => html`<li key=${each}>${each}</li>`)}</ul>` : html`<p class="soft">${data ? "Requests can be served." : "…"}</p>`}
-    ${failed.map(([name, why]) => html`<p class="err" key=${name}>${name} ended: ${why}</p>`)}
+    ${unknown ? html`<p class="soft">Whether requests can be served is not known${unknown}</p>` : error ? html`<ul class="stack-4">${reasons(error.message).map((each) => html`<li key=${each}>${sentence(each)}</li>`)}</ul>` : html`<p class="soft">${data ? "Requests can be served." : "…"}</p>`}
+    ${failed.map(([name, why]) => html`<p class="err" key=${name}>${name} ended: ${sentence(why)}</p>`)}
     <dl class="facts"><dt>Version</dt><dd>${health?.version ?? "–"}</dd><dt>GPU</dt><dd>${health ? (health.gpu_available ? "there is one" : "none") : "–"}</dd>
       <dt>Address</dt><dd><code>${location.origin}</code></dd><dt>API</dt><dd><a href="docs">Swagger</a>, <a href="redoc">Redoc</a>, <a href="metrics">metrics</a></dd></dl></section>`;
 }

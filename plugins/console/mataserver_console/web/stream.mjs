@@ -1,5 +1,6 @@
 // A camera's frames to a model over a WebSocket. Whatever the order of clicks, what was begun is ended; what breaks off goes on by itself.
 import { ask, silence } from "./api.mjs";
+import { sentence } from "./direction.mjs";
 import { closed, endSession, opened } from "./open_sessions.mjs";
 import { ofCamera } from "./picture.mjs";
 import { PAUSES, passes } from "./source.mjs";
@@ -247,7 +248,7 @@ export class Stream {
     if (said.type === "pong" || said.type === "token") return;
     const of = this.captured.get(said.frame_id);
     this.captured.delete(said.frame_id);
-    if (said.type === "error") { this.tell({ problem: said.detail }); return; }
+    if (said.type === "error") { this.tell({ problem: sentence(said.detail) }); return; }
     for (const id of this.captured.keys()) if (id < said.frame_id) this.captured.delete(id);  // they were dropped
     this.meter.dropped = this.missed + said.dropped;
     this.tries = 0;

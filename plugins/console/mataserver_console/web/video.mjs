@@ -34,7 +34,7 @@ function Choose({ take, primary, children }) {
 function Before({ film, take }) {
   const seconds = useSeconds(film.begun);
   if (film.phase !== "sending") {
-    return html`<div class="stage"><div class="drop"><h2>Drop a video here</h2><${Choose} primary take=${take}>Choose a video<//>
+    return html`<div class="stage"><div class="drop"><h2><span class="wide">Drop a video here</span><span class="narrow">Choose a video</span></h2><${Choose} primary take=${take}>Choose a video<//>
       <span class="help">It is kept on the server while it is open here, and no longer.</span></div></div>`;
   }
   const { file, sent } = film;
