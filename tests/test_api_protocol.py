@@ -101,3 +101,24 @@ async def test_extensions_of_chunks_are_limited(server, caplog):
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert b"image" in answer
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    "part", [b"zz\r\n\r\n", b"2\r\n{}x", b"0\r\nno trailer\r\n\r\n", b"0\r\na: %b\r\n\r\n"]
+)
+async def test_a_body_that_becomes_no_http_is_400_at_once(server, part):
+    """The request waited for the rest of it, and was 408 when its time was over."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\n"
+        b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(part.replace(b"%b", 20_000 * b"a"))
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b'{"detail":"%b"}' % protocol.DETAIL.encode())
+    assert answer.count(b"HTTP/1.") == 1
+    writer.close()

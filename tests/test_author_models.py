@@ -71,6 +71,9 @@ class Planes(Good):
 class Digits(Good):
     input_size = "64"
 
+class Bytes(Good):
+    input_size = b"64"
+
 class Patient(Good):
     step_timeout = float("inf")
 
@@ -100,7 +103,7 @@ class Listed:
 def load_text(spec, ctx):
     return Listed()
 
-NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "digits",
+NAMES = ("good", "short", "awaited", "runtime", "alone", "square", "planes", "digits", "bytes",
          "patient",
          "strict", "empty", *SIZES)
 
@@ -118,6 +121,7 @@ UNLOADED = {
     "square": "its input_size is 224, and must be (height, width) in pixels",
     "planes": "its input_size is (3, 224, 224), and must be (height, width) in pixels",
     "digits": "its input_size is '64', and must be (height, width) in pixels",
+    "bytes": "its input_size is b'64', and must be (height, width) in pixels",
     "patient": "its step_timeout is inf, and must be 0 to 3600 seconds",
 }
 """By the model's name: why it is not loaded."""

@@ -36,8 +36,8 @@ def input_size(model: object, task: str) -> tuple[int, int] | None:
     if size is None:
         return None
     height, width = size
-    if isinstance(height, str) or isinstance(width, str):
-        raise TypeError("digits are no size")  # int would read "64" as 6 and 4
+    if any(isinstance(each, (str, bytes, bytearray)) for each in (size, height, width)):
+        raise TypeError("digits are no size")  # int would read "64" as 6 and 4, b"64" as 54 and 52
     return int(height), int(width)
 
 

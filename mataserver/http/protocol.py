@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
-from mataserver.errors import TooLarge
+from mataserver.errors import BadRequest, TooLarge
 from mataserver.http import common_headers
 from mataserver.http.paced_input import PacedInput, first_slice
 from mataserver.http.relay_sockets import close_reason
@@ -168,8 +168,23 @@ class HttpConnection(RequestHandler):
             self._input.keep(data[end:])
             data = data[:end]
         super().data_received(data)
+        if self._messages:
+            self._end_broken_bodies()
         if self._frame_checker is None and self._current_request is not None:
             self._limit_framing(self._current_request.content, len(data))
+
+    def _end_broken_bodies(self) -> None:
+        """Tell who waits for a body that it is not valid HTTP: aiohttp's parser in C tells nobody.
+
+        What follows a body that is not whole can only be the parser's error.
+        """
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.insert(0, self._current_request.content)
+        for body in bodies[:-1]:
+            if not body.is_eof() and body.exception() is None:
+                self._lingering_time = 0.0  # nothing that arrives now is a part of it
+                body.set_exception(BadRequest(DETAIL))
 
     def _limit_framing(self, body: StreamReader, size: int) -> None:
         """Refuse a body that is nearly all framing: what chunks' extensions hold is in no limit."""

@@ -311,7 +311,7 @@ async def test_outputs_that_are_refused(client):
     status, said = await refused(client, image, outputs=["boxes", "boxes"])
     assert (status in BAD, said) == (True, "an output is asked for twice")
     classes = client.module.InferRequestedOutput("scores", class_count=3)
-    with pytest.raises(InferenceServerException, match="classification") as told:
+    with pytest.raises(InferenceServerException, match="'scores': classification is not") as told:
         await client.call("infer", "fake-detect", [image], outputs=[classes])
     assert told.value.status() in BAD
 
@@ -324,7 +324,7 @@ async def test_shared_memory_is_refused(client):
     assert (status in BAD, "shared memory" in said) == (True, True)
     wanted = client.module.InferRequestedOutput("boxes")
     wanted.set_shared_memory("region", 10)
-    with pytest.raises(InferenceServerException, match="shared memory"):
+    with pytest.raises(InferenceServerException, match="'boxes': shared memory is not"):
         await client.call("infer", "fake-detect", [client.encoded(PNG)], outputs=[wanted])
 
 

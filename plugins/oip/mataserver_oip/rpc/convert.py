@@ -25,15 +25,15 @@ _CONTENTS = {
     "UINT8": "uint_contents",
 }
 """Where the elements of a datatype are, unless they come as raw bytes."""
+_UNSUPPORTED = {"shared_memory_region": "shared memory", "classification": "classification"}
+"""Parameters of an output that is asked for."""
 
 
 def request(message: Any, most: int) -> InferRequest:
     """Read an inference; ``most`` is how many images it may have. Raises ``BadRequest``."""
     for asked in message.outputs:
-        if {each.key for each in asked.parameters} & {"shared_memory_region", "classification"}:
-            raise BadRequest(
-                f"output '{asked.name[:64]}': shared memory and classification are not supported"
-            )
+        for key in {each.key for each in asked.parameters} & _UNSUPPORTED.keys():
+            raise BadRequest(f"output '{asked.name[:64]}': {_UNSUPPORTED[key]} is not supported")
     return InferRequest(
         message.model_name,
         message.model_version,
