@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -11,8 +14,12 @@ from conftest import picture
 from mataserver import OcrResult, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines.host import ModelHost
-from mataserver.engines.work import Assignment, Job
+from mataserver.engines.process import ProcessEngine
+from mataserver.engines.thread import ThreadEngine
+from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.engines.worker_errors import DecodeTimeoutError, WorkerReplacedError
 from mataserver.errors import MataError
+from slow_pictures import slow_jpeg
 
 
 class LateReader:
@@ -42,12 +49,39 @@ def attempt(image):
         return error
 
 
+class QueueOfPages:
+    """Decodes one picture after the other in a thread, and tells meanwhile that it works."""
+
+    lazy_images = True
+
+    def __init__(self):
+        self.thread = ThreadPoolExecutor(1)
+
+    def predict(self, images, params):
+        raise AssertionError
+
+    def stream(self, image, params):
+        decoded = self.thread.submit(image)
+        while not wait([decoded], 0.01).done:
+            yield ""
+        yield OcrResult(str(decoded.result().shape), [])
+
+
+def load_queue(_spec, _context):
+    """Load the model, in whatever process."""
+    return QueueOfPages()
+
+
+def assignment(tmp_path, load):
+    """Return what a worker of a model needs."""
+    context = LoadContext(None, "cpu", "auto", 1, tmp_path, logging.getLogger("late"))
+    return Assignment(load, Params, ModelSpec("late", "ocr", "pip"), context, 1)
+
+
 @pytest.fixture
 def host(tmp_path):
     """Return a loaded reader."""
-    context = LoadContext(None, "cpu", "auto", 1, tmp_path, logging.getLogger("late"))
-    spec = ModelSpec("late", "ocr", "pip")
-    host = ModelHost(Assignment(lambda *_: LateReader(), Params, spec, context, 1))
+    host = ModelHost(assignment(tmp_path, lambda *_: LateReader()))
     host.load()
     return host
 
@@ -81,3 +115,28 @@ def test_wrong_parameters_are_refused_before_a_picture_is_decoded(host, monkeypa
     monkeypatch.setattr(host, "decode", None)
     [outcome] = host.generate(Job(picture(), b"\x01", "json"))
     assert outcome.failure.status == 422
+
+
+@pytest.mark.parametrize("engine_type", [ProcessEngine, ThreadEngine])
+async def test_a_picture_that_takes_long_to_decode_fails_alone(tmp_path, engine_type):
+    """Whatever thread decodes it: its own stream is told, the one behind it can be sent anew."""
+    engine, given = engine_type(), assignment(tmp_path, load_queue)
+    impatient = dataclasses.replace(given.context, decode_timeout=0.2)
+    given = dataclasses.replace(given, context=impatient)
+    worker = await engine.start(given, Placement("late"))
+
+    async def read(data):
+        items = worker.generate(Job(data, b"\x80", "json"))
+        return [item async for item in items if item != ""]
+
+    async with asyncio.timeout(60.0):
+        [first] = await read(picture())
+        assert b'"text":"(' in first.whole()
+        slow, behind = asyncio.create_task(read(slow_jpeg())), asyncio.create_task(read(picture()))
+        with pytest.raises(DecodeTimeoutError, match=r"over 0\.2 s"):
+            await slow
+        with pytest.raises(WorkerReplacedError):
+            await behind
+    assert not worker.is_alive
+    await worker.close()
+    await engine.close()

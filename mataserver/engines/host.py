@@ -104,14 +104,9 @@ class ModelHost:
         decoded.decode_ms = _ms(begun)
         return decoded
 
-    def decoding_seconds(self, thread: int | None) -> float:
-        """Return for how many seconds a thread has been decoding, 0.0 if it is not."""
-        since = media.decoding().get(thread or 0)
-        return 0.0 if since is None else time.monotonic() - since
-
-    def job_in_decoding(self, thread: int | None) -> Job | None:
-        """Return the job a thread is decoding; None if it decodes none, or for the model itself."""
-        return self._decoding.get(thread or 0)
+    def jobs_in_decoding(self) -> dict[int, Job]:
+        """Return the job that each thread decodes; none for what the model itself decodes."""
+        return self._decoding.copy()
 
     def _read(self, job: Job) -> media.Picture:
         """Decode an image; for OCR, keep text legible against a transparent background."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,6 +56,7 @@ class ThreadWorker:
         self._decode_timeout = decode_timeout
         self._decode_check: asyncio.TimerHandle | None = None
         self._host = host
+        self._timed_out: tuple[Job, MataError] | None = None
         self._loop = asyncio.get_running_loop()
         self._alive = True
         self._watchdog = Watchdog(infer_timeout, self._on_hang, float("inf"))
@@ -128,15 +130,19 @@ class ThreadWorker:
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield text pieces, then the outcome, computed on demand."""
-        return self._items(self._host.generate(job))
+        return self._items(self._host.generate(job), job)
 
-    async def _items(self, items: Iterator[Any]) -> AsyncGenerator[Any]:
+    async def _items(self, items: Iterator[Any], job: Job | None = None) -> AsyncGenerator[Any]:
         try:
             while True:
                 item = await self._in_thread(lambda: next(items, _END))
                 if item is _END:
                     return
                 yield item
+        except WorkerReplacedError:
+            if self._timed_out is not None and job is self._timed_out[0]:
+                raise self._timed_out[1] from None
+            raise
         finally:
             if self._alive:
                 self._thread.post(items.close)  # type: ignore[attr-defined]
@@ -166,20 +172,23 @@ class ThreadWorker:
         self._decode_check = None
         if not self._alive or not self._thread.is_busy:
             return
-        seconds = self._host.decoding_seconds(self._thread.ident)
+        jobs = self._host.jobs_in_decoding()
+        thread, seconds = _slowest_decoding({self._thread.ident or 0, *jobs})
         if seconds > self._decode_timeout:
-            self._on_decode_timeout()
+            self._on_decode_timeout(thread, jobs.get(thread))
             return
         if seconds:
             self._watchdog.record_progress()
         self._schedule_decode_check()
 
-    def _on_decode_timeout(self) -> None:
+    def _on_decode_timeout(self, thread: int, job: Job | None) -> None:
         reason = f"an image took over {self._decode_timeout:g} s to decode"
         log.warning("worker of %s is replaced: %s", self._name, reason)
-        job = self._host.job_in_decoding(self._thread.ident)
-        timed_out = DecodeTimeoutError(self._decode_timeout, 0 if job is None else job.position[1])
-        self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False), timed_out)
+        error = DecodeTimeoutError(self._decode_timeout, 0 if job is None else job.position[1])
+        # Streams take turns: if another thread decodes for one, what runs now may be another's.
+        own = error if thread == self._thread.ident else None
+        self._timed_out = None if job is None else (job, error)
+        self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False), own)
 
     def _schedule_decode_check(self) -> None:
         if self._decode_check is None:
@@ -219,6 +228,17 @@ class ThreadWorker:
             raise NotDispatchedError
         if watched:
             self._schedule_decode_check()
+
+
+def _slowest_decoding(threads: set[int]) -> tuple[int, float]:
+    """Return which of some threads has decoded a picture for longest, and for how many seconds."""
+    from mataserver import media  # as it is imported with a model, and no sooner
+
+    begun = {thread: since for thread, since in media.decoding().items() if thread in threads}
+    if not begun:
+        return 0, 0.0
+    slowest = min(begun, key=begun.__getitem__)
+    return slowest, time.monotonic() - begun[slowest]
 
 
 class ThreadEngine:

@@ -127,7 +127,7 @@ class ModelProcess:
             self._report_waiting(set(found))
 
     def _report_timeout(self, thread: int) -> None:
-        job = self._host.job_in_decoding(thread)
+        job = self._host.jobs_in_decoding().get(thread)
         request, index = (self._threads.request, 0) if job is None else job.position
         self._connection.reply(wire.DecodeTimedOut(request, index))
 
