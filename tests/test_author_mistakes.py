@@ -17,6 +17,7 @@ class Service(Base):
     def routes(self):
         return [Route("GET", "/wrong", print, {given})]
 """
+ROUTE = NEEDS.replace("/wrong", "/v1/models")
 METHOD = """
 class Service(Base):
     {method}
@@ -67,6 +68,34 @@ REFUSED = {
         "GET /wrong: error_headers must be texts by the names of headers",
     ),
     "claims": (METHOD.format(method="async def claims(self, request):"), "must be a plain def"),
+    "none": ("class Service(Base):\n    waiting = {}\n", "waiting must be a method, not a dict"),
+    "whose": (
+        NEEDS.format(given="error_form=lambda status: {}"),
+        "GET /wrong: error_form is called with (status, detail), and takes (status)",
+    ),
+    "awaited": (
+        ROUTE.format(given="when=when") + "\nasync def when(request):\n    return True\n",
+        "GET /v1/models: when must be a plain def, not async def",
+    ),
+    **{
+        f"takes-{name}": (
+            METHOD.format(method=f"{kind} {name}(self, {taken}):"),
+            f"{name}() is called with ({given}), and takes ({taken})",
+        )
+        for kind, name, given, taken in (
+            ("async def", "authenticate", "credentials", "credentials, path"),
+            ("async def", "on_result", "event", ""),
+            ("async def", "session_source", "source, fps", "source"),
+            ("def", "admits", "name, service", "name"),
+            ("def", "claims", "request", ""),
+            ("def", "owner_of", "secret", ""),
+            ("def", "reconfigure", "settings", ""),
+            ("def", "pages", "", "request"),
+            ("def", "ping", "", "request"),
+            ("def", "ready", "", "request"),
+            ("def", "waiting", "", "request"),
+        )
+    },
 }
 """By the plugin's name: its source, and why it is not in use."""
 

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     from mataserver.contract.routes import ErrorForm
 
-COROUTINE_METHODS = ("authenticate", "on_result", "session_source")
-PLAIN_METHODS = (
-    "admits",
-    "claims",
-    "error_forms",
-    "owner_of",
-    "pages",
-    "ping",
-    "ready",
-    "reconfigure",
-    "routes",
-    "waiting",
-)
-"""Optional methods of a service: coroutines, and plain functions."""
+_COROUTINES = {"authenticate": "credentials", "on_result": "event", "session_source": "source, fps"}
+_FUNCTIONS = {
+    "admits": "name, service",
+    "claims": "request",
+    "error_forms": "",
+    "owner_of": "secret",
+    "pages": "",
+    "ping": "",
+    "ready": "",
+    "reconfigure": "settings",
+    "routes": "",
+    "waiting": "",
+}
+"""Methods of a service, coroutines and plain ones, with the arguments that they are called with."""
 
 
 def validate_service(
@@ -56,36 +56,45 @@ def validate_service(
 
 
 def _check_methods(service: Service) -> None:
-    """Raise ``PluginError`` for a plain function in place of a coroutine, or vice versa.
+    """Raise ``PluginError`` for a method that cannot be called as the server calls it.
 
-    Otherwise a plain ``authenticate`` would fail at the first request, and a coroutine ``claims``,
-    whose result is always true, would claim every request.
+    Otherwise a plain ``authenticate``, or one that takes nothing, would fail at the first request,
+    and a coroutine ``claims``, whose result is always true, would claim every request.
     """
-    for name in (*COROUTINE_METHODS, *PLAIN_METHODS):
-        method, awaited = getattr(service, name, None), name in COROUTINE_METHODS
-        if method is not None and inspect.iscoroutinefunction(method) != awaited:
+    for name, given in (_COROUTINES | _FUNCTIONS).items():
+        if not hasattr(service, name):
+            continue
+        method, awaited = getattr(service, name), name in _COROUTINES
+        if not callable(method):
+            raise PluginError(f"{name} must be a method, not a {type(method).__name__}")
+        if inspect.iscoroutinefunction(method) != awaited:
             raise PluginError(f"{name}() must be {'async' if awaited else 'a plain'} def")
+        if problem := call_problem(method, given):
+            raise PluginError(f"{name}() {problem}")
 
 
 def _try_routes(routes: Sequence[Route]) -> None:
     """Add routes to a separate router, so that an error can be attributed to this service.
 
-    Raises ``PluginError`` for routes that aiohttp rejects, and handlers that take no request.
+    Raises ``PluginError`` for routes that aiohttp rejects, and for functions of theirs that cannot
+    be called as the server calls them.
     """
     router = web.UrlDispatcher()
     for route in routes:
+        what = f"{route.method} {route.path}"
         if not isinstance(route.handler, type):  # a view of aiohttp
             problem = call_problem(route.handler, "request")
             if problem:
-                raise PluginError(f"{route.method} {route.path}: its handler {problem}")
+                raise PluginError(f"{what}: its handler {problem}")
+        check_signature(route.error_form, f"{what}: error_form", "status, detail")
         if route.when is not None:
+            check_signature(route.when, f"{what}: when", "request")
             continue
         try:
             router.add_route(route.method, route.path, as_coroutine(route.handler))
         # aiohttp asserts that a handler is callable, and reports conflicts as RuntimeError.
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            message = f"{route.method} {route.path}: {error}"
-            raise PluginError(f"its route cannot be served: {message}") from None
+            raise PluginError(f"its route cannot be served: {what}: {error}") from None
 
 
 def check_openapi(routes: Sequence[Route]) -> None:
