@@ -188,11 +188,11 @@ def test_prompts_of_points_and_boxes_must_be_finite():
         ("a 2.5 m pole . dog", ["a 2.5 m pole", "dog"]),
         ("version 2. dog", ["version 2", "dog"]),
         ("no .5 here", ["no", "5 here"]),
-        (["a . b", " c ", ""], ["a . b", "c"]),
+        (["a . b", " c ", ""], ["a . b", " c "]),
     ],
 )
 def test_prompts_are_split_at_dots(text, expected):
-    """Strings are split at dots but not inside numbers and never at commas; lists are taken."""
+    """Strings are split at dots but not inside numbers and never at commas; lists are kept."""
     assert parsing.split_prompts(text) == expected
 
 

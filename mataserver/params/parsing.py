@@ -125,11 +125,14 @@ def configured(given: Mapping[str, Any], params_type: type[Params]) -> dict[str,
 def split_prompts(value: str | list[str]) -> list[str]:
     """Normalize text prompts to a list without empty entries.
 
-    A string is split at dots, except between digits ("a 2.5 m pole . dog"); a list is used as it
-    is. Raises ``InvalidParams`` if nothing is left or there are too many.
+    A string is split at dots, except between digits ("a 2.5 m pole . dog"), and spaces around the
+    parts are cut off. Of a list the entries are kept as they are: clients look for what they sent
+    among the labels. Raises ``InvalidParams`` if nothing is left or there are too many.
     """
-    parts = re.split(r"(?<!\d)\.|\.(?!\d)", value) if isinstance(value, str) else value
-    prompts = [part.strip() for part in parts if part.strip()]
+    parts = value
+    if isinstance(value, str):
+        parts = [part.strip() for part in re.split(r"(?<!\d)\.|\.(?!\d)", value)]
+    prompts = [part for part in parts if part.strip()]
     if not prompts:
         raise InvalidParams("params.prompts: at least one prompt is needed")
     if len(prompts) > MAX_PROMPTS:

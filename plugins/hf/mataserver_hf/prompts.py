@@ -22,11 +22,13 @@ def require_prompts(prompts: Prompts) -> Prompts:
 def tokenize(tokenizer: Any, prompts: Sequence[str], longest: int) -> dict[str, Any]:
     """Return ``input_ids`` and ``attention_mask`` ``[len(prompts), longest]``, padded as for CLIP.
 
-    Raises ``InvalidParams`` for a prompt that would have to be truncated.
+    Spaces around a prompt are left out. Raises ``InvalidParams`` for one that would have to be
+    truncated.
     """
-    if max(map(len, tokenizer(list(prompts))["input_ids"])) > longest:
+    texts = [prompt.strip() for prompt in prompts]
+    if max(map(len, tokenizer(texts)["input_ids"])) > longest:
         raise InvalidParams(
             f"params.prompts: a prompt is longer than the {longest} tokens that this model reads"
         )
-    filled = tokenizer(list(prompts), padding="max_length", max_length=longest, return_tensors="pt")
+    filled = tokenizer(texts, padding="max_length", max_length=longest, return_tensors="pt")
     return {name: filled[name] for name in ("input_ids", "attention_mask")}

@@ -119,7 +119,9 @@ def sentences(params: ZeroShotParams) -> tuple[str, ...]:
         raise InvalidParams(
             f"params.prompt_template: must hold {PLACEHOLDER} where the prompt goes"
         )
-    return tuple(params.prompt_template.replace(PLACEHOLDER, prompt) for prompt in params.prompts)
+    return tuple(
+        params.prompt_template.replace(PLACEHOLDER, prompt.strip()) for prompt in params.prompts
+    )
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:

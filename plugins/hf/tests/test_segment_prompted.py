@@ -59,6 +59,14 @@ def test_equals_transformers(prompts, model, checkpoint, picture):
     assert len({each.mask.tobytes() for each in result.segments}) == len(prompts)
 
 
+def test_spaces_around_a_prompt(model, picture):
+    """A label is what the client sent; what is read is the same without the spaces around it."""
+    [bare] = model("clipseg").predict([picture(90, 150)], [wanted(prompts=("dog",))])
+    [kept] = model("clipseg").predict([picture(90, 150)], [wanted(prompts=(" dog\t",))])
+    assert [each.label for each in kept.segments] == [" dog\t"]
+    assert kept.segments[0].confidence == bare.segments[0].confidence
+
+
 def test_batch_equals_single(model, picture):
     """Images of several sizes with different prompts keep their own answers."""
     images = [picture(90, 150, 1), picture(120, 70, 2), picture(90, 150, 3)]

@@ -59,6 +59,15 @@ def test_equals_transformers(name, model, checkpoint, picture):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
+def test_spaces_around_a_prompt(name, model, picture):
+    """A label is what the client sent; what is read is the same without the spaces around it."""
+    spaced = tuple(f"  {each}\t" for each in PROMPTS)
+    [bare] = model(name).predict([picture(90, 150)], [wanted()])
+    [kept] = model(name).predict([picture(90, 150)], [wanted(prompts=spaced)])
+    assert scores(kept) == {f"  {label}\t": score for label, score in scores(bare).items()}
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
 def test_batch_equals_single(name, model, picture):
     """Images of several sizes with different prompts share a batch and keep their own answers."""
     images = [picture(90, 150, 1), picture(120, 70, 2), picture(40, 40, 3)]

@@ -119,6 +119,17 @@ def test_grounding_names_are_prompts(model, checkpoint, picture):
 
 
 @pytest.mark.parametrize("name", EVERYONE)
+def test_spaces_around_a_prompt(name, model, picture):
+    """A label is what the client sent; what is read is the same without the spaces around it."""
+    plain, spaced = PROMPTS, tuple(f"  {each}\t" for each in PROMPTS)
+    [bare] = model(name).predict([picture(90, 150)], [wanted(name, prompts=plain)])
+    [kept] = model(name).predict([picture(90, 150)], [wanted(name, prompts=spaced)])
+    assert {each.label for each in kept.detections} <= set(spaced)
+    assert [each.label.strip() for each in kept.detections] == [d.label for d in bare.detections]
+    assert [d.confidence for d in kept.detections] == [d.confidence for d in bare.detections]
+
+
+@pytest.mark.parametrize("name", EVERYONE)
 def test_batch_equals_single(name, model, picture):
     """Images of several sizes with different prompts share a batch and keep their own answers."""
     images = [picture(90, 150, seed) for seed in (1, 2, 3)] + [picture(120, 70, 4)]

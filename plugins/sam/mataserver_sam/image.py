@@ -161,7 +161,7 @@ class Sam3ImageSegmenter:
         return torch.cat(features), torch.cat(masks)
 
     def _encode(self, text: str) -> Tensors:
-        tokens = self._weights.tokens([text])
+        tokens = self._weights.tokens([text.strip()])
         output = self._weights.detector.get_text_features(**tokens, return_dict=True)
         encoded = (output.pooler_output, tokens["attention_mask"])
         self._texts.put(text, encoded)
@@ -194,7 +194,7 @@ def queries(prompts: Sequence[Prompt]) -> list[Query]:
             owned[before[-1] if before else min(owned)].append(each)
     return [
         Query(
-            (prompts[index].text or "").strip() if index >= 0 else VISUAL,
+            prompts[index].text or "" if index >= 0 else VISUAL,
             tuple(each.box for each in boxes if each.box is not None),
             tuple(each.wanted for each in boxes),
         )

@@ -168,7 +168,7 @@ GROUPS = {
     ),
     "an unwanted box alone": ([box(label=False)], [Query("visual", (BOX,), (False,))]),
     "points ask nothing of the detector": ([Prompt(type="point", points=[(0.5, 0.5)])], []),
-    "spaces around a text": ([text("  red car ")], [Query("red car")]),
+    "spaces around a text": ([text("  red car ")], [Query("  red car ")]),
 }
 
 

@@ -144,6 +144,8 @@ async def test_infer_on_sam3(http, sam3_path, image):
     await post(http, SEGMENT, {"image": image(), "prompts": [POINT]})  # registers the directory
     answer = await infer(http, name, image(), prompts="dog . red car", confidence=0.0)
     assert [each["label"] for each in answer["segments"]] == ["dog"] * 12 + ["red car"] * 12
+    texts = await infer(http, name, image(), prompts=[" dog", "a.b"], confidence=0.0)
+    assert [each["label"] for each in texts["segments"]] == [" dog"] * 12 + ["a.b"] * 12
     mask = Image.open(io.BytesIO(base64.b64decode(answer["segments"][0]["mask"])))
     assert mask.size == (120, 90)
     boxes = await infer(http, name, image(), box_prompts=[[10, 10, 60, 60]], confidence=0.0)
