@@ -41,7 +41,7 @@ class Fixed:
         return WorkerAnswer(json.dumps(told).encode(), "infer;dur=1", [])
 
     def describe(self) -> dict[str, Any]:
-        return {"device": "cpu", "capabilities": ["text_prompts"]}
+        return {"device": "cpu", "capabilities": ["text_prompts"], "gpus": []}
 
 
 def load(_spec: Any, _ctx: Any) -> Fixed:

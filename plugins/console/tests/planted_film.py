@@ -175,6 +175,7 @@ class Model:
         return {
             "device": "cpu",
             "capabilities": [*known, "video_tracking"][: None if self._films else 3],
+            "gpus": [],
         }
 
     def video(self, method: str, *args: Any) -> Any:
