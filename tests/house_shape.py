@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import grimp
 import networkx as nx
 
+import warm_request
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -181,6 +183,7 @@ def figures() -> list[Figure]:
         Figure("class names that stand twice in the core", len(repeated_names()), 0),
         Figure("files of the core that a task of a plugin changes", len(knowing("task")), 0),
         Figure("files of the core that a protocol changes", len(knowing("protocol")), 0),
+        Figure("files of the core that a warm request passes", len(warm_request.files()), 20),
     ]
 
 
