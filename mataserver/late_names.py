@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-_PACKAGES = {"av": "av>=14", "grpc": "grpcio>=1.66"}
+_PACKAGES = {"av": "av>=14,<19", "grpc": "grpcio>=1.66"}
 """Modules that the core does not require, with what pip installs."""
 LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from fresh_environment import ROOT
 from image_file import copy_context, stages
@@ -231,3 +232,11 @@ def test_the_sources_hold_nothing_of_other_distributions():
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     included = built["targets"]["sdist"]["include"]
     assert all(each.startswith("/") and (ROOT / each[1:]).exists() for each in included)
+
+
+@pytest.mark.parametrize("folder", OURS, ids=lambda folder: folder.name)
+def test_releases_with_which_nothing_works_are_not_taken(folder):
+    """PyAV 19, whose ``open`` takes other arguments, meets no distribution's requirement."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(each) for each in project.get("dependencies", [])]
+    assert not [str(each) for each in needed if each.name == "av" and "19.0.2" in each.specifier]
