@@ -1,6 +1,8 @@
 """Photographs in, point clouds out: ``python examples/reconstruct.py photos.zip model``.
 
 The folder then contains the report, and each model's cloud with a plan view, cameras in red.
+The server needs the plugins database, jobs and reconstruct. Its address is MATA_SERVER_URL
+(default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
 """
 
 import json

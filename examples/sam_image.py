@@ -3,7 +3,8 @@
     python examples/sam_image.py photo.jpg found.png "red car" 0.5,0.5
 
 Texts and points (x,y in 0..1 of the image) may be mixed. The server needs a model for its SAM3
-API: start it with ``SAM3_CHECKPOINT=/path/to/sam3``, or set ``plugins.sam.model``.
+API: start it with ``SAM3_CHECKPOINT=/path/to/sam3``, or set ``plugins.sam.model``. Its address is
+MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
 """
 
 import base64

@@ -2,8 +2,8 @@
 
     python examples/sam_video.py street.mp4 tracked.mp4 "red car"
 
-A point is x,y in 0..1 of the first frame. Frames are drawn as they arrive. Needs aiohttp, av, numpy
-and Pillow, and a server with a model for its SAM3 API: SAM3_CHECKPOINT=/path mataserver serve
+A point is x,y in 0..1 of the first frame. Needs aiohttp, av, numpy, Pillow, and at MATA_SERVER_URL
+with the key MATA_SERVER_API_KEY a server for the SAM3 API: SAM3_CHECKPOINT=/path mataserver serve
 """
 
 import asyncio

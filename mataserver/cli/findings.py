@@ -160,8 +160,8 @@ def _check_found(found: Plugins, findings: Findings) -> None:
             check_installed(f"The source {spec.name}", spec)
     for provided in found.provided:
         binary = provided.backend.system_binary
-        if provided.missing:
-            with _added(findings.warnings):
+        if provided.missing:  # optional: a model that needs it is reported by its name
+            with _added(findings.notes):
                 provided.check_installed()
         elif binary and shutil.which(binary) is None:
             findings.warnings.append(
@@ -209,7 +209,7 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
     calls = "system calls" if seccomp.is_available() else "no system calls (no seccomp)"
     findings.notes.append(f"models are confined: {files}, {calls}")
     for provided in plugins.provided:
-        if not provided.backend.confined:
+        if not provided.backend.confined and not provided.missing:
             findings.notes.append(
                 f"the backend {provided.backend.name} is not confined: it needs more"
             )
