@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mataserver import BadRequest
@@ -51,11 +51,6 @@ class Layout:
     config: dict[str, Any] | None
     common: Mapping[str, Path]
     versions: Mapping[int, Mapping[str, Path]]
-
-    def numbered(self, version: int) -> Layout:
-        """Return this with its only version under another number."""
-        (files,) = self.versions.values()
-        return replace(self, versions={version: files})
 
 
 def layout_of(model: str, files: Sequence[Upload], default_version: int) -> Layout:

@@ -54,6 +54,13 @@ class Content(Struct, frozen=True):
         named = sorted((path, blob.digest) for path, blob in self.files.items())
         return hashlib.sha256(msgspec.json.encode([named, self.config], order="sorted")).hexdigest()
 
+    def renumbered(self, old: int, new: int) -> Content:
+        """Return this as another version, whose number its own files have before their path."""
+        own = f"{old}/"
+        paths = {path: path.removeprefix(own) for path in self.files}
+        named = {path: rest if rest == path else f"{new}/{rest}" for path, rest in paths.items()}
+        return Content(self.config, {named[path]: blob for path, blob in self.files.items()})
+
 
 class Models:
     """Keeps models."""
@@ -91,9 +98,16 @@ class Models:
         return await self.one(name)
 
     async def add_version(
-        self, identity: str, contents: Mapping[int, Content], expected: Tags | None
+        self,
+        identity: str,
+        contents: Mapping[int, Content],
+        expected: Tags | None,
+        *,
+        unnamed: int | None = None,
     ) -> tuple[int, list[int]]:
         """Add versions to a model; return its revision then, and their numbers.
+
+        ``unnamed`` is the number of one that is to have the next: another one if it is taken.
 
         Raises ``NotFound``, ``StaleError``, ``Conflict`` for one that is there.
         """
@@ -102,7 +116,13 @@ class Models:
             check_revision(row, expected)
             revision = await touch_model(connection, row)
             known = sa.select(VERSIONS.c.version).where(VERSIONS.c.model_id == row["id"])
-            taken = set(contents) & set(await connection.scalars(known))
+            there = set(await connection.scalars(known))
+            if unnamed is not None and unnamed in there:  # a request at the same time took it
+                free = max(there.union(contents)) + 1
+                moved = contents[unnamed].renumbered(unnamed, free)
+                contents = {**contents, free: moved}
+                del contents[unnamed]
+            taken = set(contents) & there
             if taken:
                 raise Conflict(f"{row['name']} has a version {min(taken)}, which never changes")
             for number, content in contents.items():

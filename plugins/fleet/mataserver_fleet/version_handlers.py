@@ -276,7 +276,10 @@ class VersionHandlers(Handlers):
         contents = await asyncio.to_thread(keep, row["name"], files, who, known, default_version)
         if requested is not None and set(contents) != {requested}:
             raise InvalidParams("version: the names of the files have a different one")
-        return await self._models.add_version(str(row["id"]), contents, tags)
+        folders = {each.name.removeprefix(f"{row['name']}/").partition("/")[0] for each in files}
+        named = requested is not None or str(default_version) in folders
+        unnamed = None if named or default_version not in contents else default_version
+        return await self._models.add_version(str(row["id"]), contents, tags, unnamed=unnamed)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a version."""

@@ -104,6 +104,24 @@ async def test_versions(client):
     assert (await client.ask("GET", path))[1]["total"] == 2
 
 
+async def test_versions_at_once(client):
+    """Versions without a number that are sent at once get one each; one that is named stays."""
+    await push(client, "shelf", {"model.onnx": adding(1)})
+    path = "/api/models/shelf/versions"
+    sent = [form({"model.onnx": adding(number)}) for number in range(2, 8)]
+    added = await asyncio.gather(*(client.ask("POST", path, data=each) for each in sent))
+    numbers = [answer.get("version") for status, answer in added if status == 201]
+    assert sorted(numbers) == ["2", "3", "4", "5", "6", "7"]
+    _, listed = await client.ask("GET", path)
+    files = {each["version"]: each["files"][0] for each in listed["versions"]}
+    for index, number in enumerate(numbers):
+        digest = hashlib.sha256(adding(index + 2)).hexdigest()
+        assert (files[number]["path"], files[number]["digest"]) == (f"{number}/model.onnx", digest)
+    sent = [form({"8/model.onnx": adding(number)}) for number in range(2)]
+    added = await asyncio.gather(*(client.ask("POST", path, data=each) for each in sent))
+    assert sorted(status for status, _ in added) == [201, 409]
+
+
 async def test_wrong_models(client):
     """What is wrong about a name, a path, a configuration or a file is told, and nothing kept."""
     onnx = {"model.onnx": adding(1)}
