@@ -355,3 +355,21 @@ async def test_a_model_that_is_still_being_unloaded_takes_its_room():
     await asyncio.gather(answering, unloading, coming)
     assert rig.workers["a"].closed
     assert rig.loads == ["a", "b"]
+
+
+async def test_a_load_does_not_wait_for_ever_for_a_model_that_is_being_unloaded():
+    """It waits as long as it may take; what goes later makes room for the next."""
+    rig = Rig(Probe(100 * MB), load_timeout=0.3)
+    await rig.touch("a")
+    rig.workers["a"].gate.clear()
+    answering = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
+    await until(lambda: rig.state("a") == "active")
+    unloading = asyncio.create_task(rig.pool.unload("a"))
+    await until(lambda: rig.state("a") == "unloaded")
+    with pytest.raises(OutOfMemory, match="Not enough memory to load b"):
+        async with asyncio.timeout(10):
+            await rig.touch("b")
+    rig.workers["a"].gate.set()
+    await asyncio.gather(answering, unloading)
+    await rig.touch("b")
+    assert rig.loads == ["a", "b"]

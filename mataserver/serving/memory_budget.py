@@ -80,14 +80,21 @@ class MemoryBudget:
         self._residency.set_memory_gauge(name)
 
     async def make_room(self, slot: Slot) -> None:
-        """Evict models until this one fits. Raises ``OutOfMemory`` if it cannot."""
+        """Evict models until this one fits.
+
+        Raises ``OutOfMemory`` if it cannot, or not within the time of a load.
+        """
         if self._policy.is_remote(slot):
             return
         need = slot.ram or slot.plan.estimate
-        wait = await self._evict_for(slot, need)
-        while wait:
-            await asyncio.sleep(wait)  # without the lock: others that fit must not wait
-            wait = await self._evict_for(slot, need)
+        try:
+            async with asyncio.timeout(self._policy.load_timeout):
+                wait = await self._evict_for(slot, need)
+                while wait:
+                    await asyncio.sleep(wait)  # without the lock: others that fit must not wait
+                    wait = await self._evict_for(slot, need)
+        except TimeoutError:
+            raise _out_of_memory(slot) from None
 
     async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
         """Evict what is old enough; return the seconds until more may go, 0 once all fits.

@@ -227,6 +227,8 @@ def problem(error: Exception, opening: OpenRequest, *, begun: bool = False) -> s
     number = getattr(error, "errno", None)
     if opening.kind == "http" and not begun and number == errno.EINVAL:  # not one of _FORMATS
         return "it sends what is not read: a playlist (HLS, DASH), or a rare format"
+    if opening.kind == "http" and not begun and isinstance(error, av.error.InvalidDataError):
+        return f"{said}, or it sends pictures one by one that are no JPEGs"
     failed = number == errno.EIO
     if begun or not failed or opening.kind not in {"rtsp", "http"}:
         return said

@@ -93,6 +93,21 @@ async def test_a_camera_with_a_certificate_of_its_own(self_signed):
     assert count > 0
 
 
+async def test_a_stream_of_pictures_that_are_no_jpegs():
+    """FFmpeg reads no other; what it says of them is what it says of damage."""
+
+    async def stream(_request):
+        part = b"--x\r\nContent-Type: image/png\r\n\r\n" + picture(form="PNG") + b"\r\n"
+        return web.Response(body=part * 20, headers={"Content-Type": MULTIPART})
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    async with TestServer(camera) as server:
+        found = await asyncio.to_thread(read, str(server.make_url("/video")), "http", 5.0)
+    why = "it sends pictures one by one that are no JPEGs"
+    assert found == (0, f"it is no video, or damaged, or {why}")
+
+
 async def test_a_single_picture_is_no_stream():
     """The address of one JPEG gives no frame; why is told instead of the end of a stream."""
 
