@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 
 import aiohttp
 import pytest
@@ -47,6 +49,42 @@ async def test_gpu_available_is_what_the_driver_says(data_dir, probe, there):
         aiohttp.ClientSession(served.url) as session,
     ):
         assert (await get(session, "/v1/health"))["gpu_available"] is there
+
+
+class SlowDriver(MemoryProbe):
+    """A machine whose devices are read only once it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = threading.Event()
+
+    def devices(self):
+        """Return them then."""
+        assert self.may.wait(60)
+        return super().devices()
+
+
+async def test_who_asks_for_metrics_at_once_shares_one_text(data_dir):
+    """Twenty who wait for the same devices cost the event loop one text; the next has its own."""
+    probe, made = SlowDriver(), []
+    async with (
+        testing.serving(data_dir, engine="thread", probe=probe) as served,
+        aiohttp.ClientSession(served.url) as session,
+    ):
+
+        async def metrics():
+            async with session.get("/metrics") as response:
+                return response.status, await response.text()
+
+        served.composed.metrics.registry.before_collect(lambda: made.append(1))
+        many = [asyncio.create_task(metrics()) for _ in range(20)]
+        await until(lambda: served.composed.lifecycle.active == 20)
+        probe.may.set()
+        assert {status for status, _ in await asyncio.gather(*many)} == {200}
+        assert len(made) == 1
+        status, text = await metrics()
+    assert (status, len(made)) == (200, 2)
+    assert 'requests_total{method="GET",route="/metrics",status="200"} 20.0' in text
 
 
 async def test_the_plain_health_says_what_is_configured(data_dir):

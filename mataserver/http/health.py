@@ -94,6 +94,7 @@ class HealthService(StatelessService):
         self._services = services
         self._status = status
         self._metrics_public = metrics_public
+        self._rendering: asyncio.Task[bytes] | None = None
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -139,6 +140,13 @@ class HealthService(StatelessService):
         return codec.respond({**own, **self._readiness.details(), **own})
 
     async def _render(self, _request: web.Request) -> web.Response:
+        # Many who ask at once share one text: each would hold up everybody for milliseconds.
+        if self._rendering is None:
+            self._rendering = asyncio.ensure_future(self._rendered())
+        body = await asyncio.shield(self._rendering)
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _rendered(self) -> bytes:
         # In a thread: a GPU's driver may take long, most of all the first time.
         try:
             self._metrics.set_devices(await asyncio.to_thread(self._probe.devices))
@@ -147,8 +155,9 @@ class HealthService(StatelessService):
             if shortage is None:
                 raise
             log.warning("the memory of the devices cannot be read now: %s", shortage.detail)
-        body = self._metrics.registry.render()
-        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+        finally:
+            self._rendering = None  # who asks from here on is told what happened until then
+        return self._metrics.registry.render()
 
     async def _found(self, request: web.Request) -> web.Response:
         check_query(request, ())
