@@ -6,6 +6,7 @@ programs write files of this name too, which say nothing of a network.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -26,22 +27,34 @@ def read(directory: Path) -> dict[str, str] | None:
     """Return the entries as an ONNX file would hold them; none without the file.
 
     None is returned for a file that is not Ultralytics'. Raises ``MataError`` for one of theirs
-    that cannot be used, and for one that cannot be opened.
+    that cannot be used, and for one that cannot be opened. Unchanged files are cached.
     """
     file = directory / NAME
     try:
         if not file.is_file():
             return {}
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
+        status = file.stat()
+        found = _read(file, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise MataError(f"the model's {NAME} cannot be read") from error
+    if isinstance(found, str):
+        raise MataError(found)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _read(file: Path, _changed: int, _size: int) -> dict[str, str] | str | None:
+    """Return a file's entries or, kept as well, what is wrong with it.
+
+    Each task asks, and 256 KB may take two seconds: YAML is read in Python.
+    """
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BYTES + 1)
     try:
         decoded = _decode(content)
-    except MataError:
-        if _are_ultralytics(key.decode() for key in _LINE.findall(content)):
-            raise
-        return None
+    except MataError as error:
+        ours = _are_ultralytics(key.decode() for key in _LINE.findall(content))
+        return error.detail if ours else None
     if not isinstance(decoded, dict) or not _are_ultralytics(decoded):
         return None
     return {str(key): str(value) for key, value in decoded.items()}

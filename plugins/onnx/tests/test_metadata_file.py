@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 
@@ -34,6 +36,27 @@ def folder(planted, tmp_path):
     openvino.save_model(openvino.Core().read_model(network), made / "yolov8n.xml")
     (made / "metadata.yaml").write_text(yaml.safe_dump(NOTES, sort_keys=False))
     return made
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_a_file_says_is_kept_until_it_changes(tmp_path, broken):
+    """Each task asks, and a long one takes seconds: one that seems unchanged is not read again."""
+    file = tmp_path / "metadata.yaml"
+
+    def said():
+        try:
+            return metadata_file.read(tmp_path)["task"]
+        except MataError as error:
+            return error.detail
+
+    file.write_text("task: [*a,b]\nstride: 32\n" if broken else "task: detect\nstride: 32\n")
+    first, status = said(), file.stat()
+    assert first == ("the model's metadata.yaml cannot be read" if broken else "detect")
+    file.write_text("task: pose  \nstride: 32\n")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert said() == first
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    assert said() == "pose"
 
 
 @pytest.mark.parametrize("name", ["", "yolov8n.xml"])
