@@ -29,6 +29,7 @@ from mataserver_fleet.pages import (
     optional_json,
     tagged,
 )
+from mataserver_fleet.store import check_revision
 from mataserver_fleet.triton_client import Address, TritonClient
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class ModelHandlers(Handlers):
         """Unload a model and remove it."""
         force = flag(request, "force")
         row = await finish(self._models.one(request.match_info["identity"]))
+        check_revision(row, expected(request))
         await finish(self._models.check_free(str(row["id"]), force=force))
         identity, stored = str(row["id"]), self._noting(request, "unloads", row)
         outcome = await self._loading.unload(identity, None, expected(request), stored)

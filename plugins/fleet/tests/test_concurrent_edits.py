@@ -201,3 +201,12 @@ async def test_a_stale_tag_of_a_change_of_nothing(client):
     await client.person("ada")
     status, _ = await client.ask("PATCH", "/api/users/ada", json={}, headers=STALE)
     assert status == 412
+
+
+async def test_a_stale_tag_of_a_model_that_is_offered(client):
+    """The tag is looked at first: 409 would have the client force what somebody else changed."""
+    await push(client, "shelf", {"model.onnx": adding(1)})
+    await client.made("/api/apps", {"name": "shop"})
+    await client.made("/api/apps/shop/routes/shelf")
+    assert (await client.ask("DELETE", "/api/models/shelf", headers=STALE))[0] == 412
+    assert (await client.ask("DELETE", "/api/models/shelf"))[0] == 409
