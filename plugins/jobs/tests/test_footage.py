@@ -163,7 +163,7 @@ def test_a_damaged_entry(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("x", b"", "no video"),
+        ("x", b"", "is empty"),
         ("x", b"nonsense" * 100, "no video"),
         ("x.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/a.ts\n#EXT-X-ENDLIST\n", "no video"),
         ("x.ffconcat", b"ffconcat version 1.0\nfile /etc/passwd\n", "no video"),
