@@ -48,23 +48,27 @@ def read(path: Path) -> Graph:
     status = path.stat()
     if status.st_size > _MAX_BYTES:
         raise MataError("the file is too large for the description of a model")
-    return _read(path, status.st_mtime_ns, status.st_size)
+    found = _read(path, status.st_mtime_ns, status.st_size)
+    if found is None:
+        raise MataError(_NOT_IR)
+    return found
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, _changed: int, _size: int) -> Graph:
+def _read(path: Path, _changed: int, _size: int) -> Graph | None:
+    """Return a file's graph; None, kept as well since each task asks, for one that has none."""
     found = _Description()
     try:
         # At once: expat reads a token that is not complete again with each further piece.
         found.parser().Parse(path.read_bytes(), True)  # noqa: FBT003 - it takes no name
-    except (expat.ExpatError, ValueError) as error:
-        raise MataError(_NOT_IR) from error
+    except (expat.ExpatError, ValueError):
+        return None
     inputs, outputs = (
         {number: port for number, port in found.ports.items() if found.kinds[number] == kind}
         for kind in ("Parameter", "Result")
     )
     if not inputs or not outputs:
-        raise MataError(_NOT_IR)
+        return None
     ends = {port.name: _end(number, found.kinds, found.before) for number, port in outputs.items()}
     return Graph(
         tuple(inputs.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tracemalloc
 
@@ -174,6 +175,22 @@ def test_what_is_no_model_is_refused(content, said, tmp_path):
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(MataError, match=said):
         graph.read(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("reader", [graph, ir])
+def test_what_is_no_model_is_not_read_again(reader, tmp_path, whole):
+    """Each task asks, and to refuse a long one takes a second; one that changes is read."""
+    path, content = tmp_path / "a", whole if reader is graph else IR.encode()
+    path.write_bytes(b"?" * len(content))
+    status = path.stat()
+    with pytest.raises(MataError):
+        reader.read(path)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(MataError):
+        reader.read(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    assert reader.read(path).outputs
 
 
 def test_openvinos_own_files_are_read(tmp_path):
