@@ -22,10 +22,11 @@ OURS, OURS_2, THREAD = "ours", "ours, 2 replicas", "ours, `thread`"
 ONNX, ONNX_2 = "ours, ONNX", "ours, ONNX, 2 replicas"
 FASTAPI, FASTAPI_2 = "FastAPI", "FastAPI, 2 workers"
 LITSERVE, LITSERVE_2 = "LitServe", "LitServe, 2 workers"
+TRITON, TRITON_2 = "Triton", "Triton, 2 instances"
 FLOOR = "aiohttp alone"
 BARE, BARE_2, HOP = "bare loop", "2 bare loops", "bare loop behind a hop"
 HOPS = "bare loops behind HTTP and a hop"
-TWICE = (OURS_2, ONNX_2, FASTAPI_2, LITSERVE_2, BARE_2)
+TWICE = (OURS_2, ONNX_2, FASTAPI_2, LITSERVE_2, TRITON_2, BARE_2)
 
 
 USUAL = Effort(1)
@@ -92,9 +93,11 @@ FORMS = {"raw": "raw body", "json": "base64 in JSON", "form": "multipart"}
 def _form_bars(form: str, connections: int) -> tuple[Bar, ...]:
     if connections == 1:
         return (Bar("cpu", (OURS,), (HOP,), 1.2),) if form == "raw" else ()
+    tritons = Bar("rate", (OURS,), (TRITON, TRITON_2), 1.3, least_of=(HOPS,))
     loop = (Bar("rate", (OURS,), (BARE,), 1.3), Bar("tail", (OURS,), (), 2.5))
     return (
         *(loop if form == "raw" else ()),
+        *((tritons,) if form == "raw" else ()),
         Bar("rate", (OURS,), (FASTAPI, FASTAPI_2), 1.3, least_of=(HOPS,)),
         Bar("rate", (OURS,), (LITSERVE, LITSERVE_2), 2.0),
     )
@@ -102,7 +105,7 @@ def _form_bars(form: str, connections: int) -> tuple[Bar, ...]:
 
 def _whom(form: str, connections: int) -> tuple[str, ...]:
     least = (HOPS,) if connections > 1 else (HOP,) if form == "raw" else ()
-    return (*EVERYONE, *((FLOOR,) if form == "raw" else ()), *least)
+    return (*EVERYONE, *((TRITON, TRITON_2, FLOOR) if form == "raw" else ()), *least)
 
 
 def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
@@ -155,6 +158,7 @@ def _own() -> Group:
         OURS: stubbed(contestants.ours),
         THREAD: stubbed(contestants.ours, engine="thread"),
         FASTAPI: stubbed(contestants.fastapi),
+        TRITON: stubbed(contestants.Triton),
         FLOOR: stubbed(contestants.floor),
         HOP: stubbed(partial(contestants.Bare, "noop", 1, 1), hop=True),
     }
@@ -167,6 +171,7 @@ def _own() -> Group:
             (
                 Bar("own", (OURS,), (), OWN_COSTS[connections][0]),
                 Bar("own", (THREAD,), (), OWN_COSTS[connections][1]),
+                Bar("cpu", (OURS,), (TRITON,), 1.0),
                 Bar("cpu", (OURS,), (FLOOR,), 1.1 * OWN_OVER_FLOOR[connections], kept=True),
             ),
         )
@@ -260,7 +265,12 @@ def groups() -> list[Group]:
     def served(form: str) -> dict[str, Maker]:
         peer = {LITSERVE: _litserve(form, 1), LITSERVE_2: _litserve(form, 2)}
         loops = {BARE: partial(_bare, "noop"), HOP: partial(_hop, "noop")}
-        return {**AT_HAND, **peer, FLOOR: contestants.floor, HOPS: contestants.hop, **loops}
+        triton: dict[str, Maker] = {
+            TRITON: contestants.Triton,
+            TRITON_2: partial(contestants.Triton, instances=2),
+        }
+        least: dict[str, Maker] = {FLOOR: contestants.floor, HOPS: contestants.hop}
+        return {**AT_HAND, **peer, **triton, **least, **loops}
 
     return [
         _own(),

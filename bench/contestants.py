@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -22,7 +23,7 @@ import load
 import peers
 import stub
 from generator import Order, Outcome
-from tree import Tree
+from tree import Sleepless, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,6 +115,9 @@ def watched(tree: Tree) -> Iterator[None]:
 class Server:
     """A server in a process of its own. It sleeps while it is not measured."""
 
+    health = "/health"
+    tree_type = Tree
+
     def __init__(
         self,
         command: Callable[[int], Sequence[str]],
@@ -133,7 +137,7 @@ class Server:
             stderr=(bodies.folder / "server.log").open("ab"),
             start_new_session=True,
         )
-        self.tree = Tree(self.process.pid)
+        self.tree = self.tree_type(self.process.pid)
         try:
             self._wait()
         except BaseException:
@@ -144,7 +148,10 @@ class Server:
     def _wait(self) -> None:
         until = time.monotonic() + START_TIMEOUT
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.base}/health") as it:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(self.base + self.health) as it,
+            ):
                 it.read()
                 return
             if self.process.poll() is not None or time.monotonic() > until:
@@ -159,7 +166,7 @@ class Server:
         """Ask and return what it took. Raises ``LoadError`` when a request failed."""
         with self.tree.awake():
             url = self.url(question)
-            asked = order(question, self._bodies, effort, connections, url)
+            asked = self._adapted(order(question, self._bodies, effort, connections, url))
             self.tree.peak = 0.0
             with watched(self.tree):
                 begun = self.tree.cpu()
@@ -175,6 +182,10 @@ class Server:
         it = done.outcome
         rate, each = it.requests / it.seconds, cpu / it.requests * 1e3
         return Sample(rate, each, it.p50, it.p99, self.tree.peak, done.busy)
+
+    def _adapted(self, asked: Order) -> Order:
+        """Return an order as this server takes it."""
+        return asked
 
     def url(self, question: Question) -> str:
         """Return where a question is asked. Raises ``LoadError``."""
@@ -364,3 +375,33 @@ def litserve(
 
 def _litserve(base: str, question: Question) -> str:
     return f"{base}/health" if question.form == "health" else f"{base}/{question.model}"
+
+
+class Triton(Server):
+    """Triton with its Python backend; the model has so many processes, its instances."""
+
+    health = "/v2/health/ready"
+    tree_type = Sleepless
+
+    def __init__(self, bodies: Bodies, instances: int = 1, *, stubbed: bool = False) -> None:
+        folder = tempfile.mkdtemp(dir=bodies.folder)
+        self._prefix = f"{Path(folder).name}-"
+        program = [peers.python("triton"), str(HERE / "peer_triton.py")]
+        super().__init__(
+            lambda port: [*program, str(port), str(instances), folder, self._prefix],
+            lambda base, question: f"{base}/v2/models/{question.model}/infer",
+            bodies,
+            STUBBED if stubbed else None,
+        )
+
+    def _adapted(self, asked: Order) -> Order:
+        """Send the image as the model's one input."""
+        headers = {"Content-Type": "application/octet-stream"}
+        headers |= {"Inference-Header-Content-Length": "0"}
+        return msgspec.structs.replace(asked, headers=headers)
+
+    def close(self) -> None:
+        """End it, and remove the shared memory that its backend leaves."""
+        super().close()
+        for path in Path("/dev/shm").glob(f"{self._prefix}*"):
+            path.unlink(missing_ok=True)

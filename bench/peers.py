@@ -10,14 +10,24 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SHARED = ("simplejpeg", "numpy", "pillow")
 NETS = ("torch==2.13.0", "transformers")
-PACKAGES = {
+PACKAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "fastapi": (
-        *("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "python-multipart"),
-        *("websockets", "msgpack"),
+        (
+            *("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "python-multipart"),
+            *("websockets", "msgpack", *SHARED, *NETS),
+        ),
     ),
-    "litserve": ("litserve", "uvloop", "httptools", "python-multipart"),
+    "litserve": (("litserve", "uvloop", "httptools", "python-multipart", *SHARED, *NETS),),
+    "triton": (
+        ("--no-deps", "nvidia-pytriton==0.7.0"),  # Triton 2.51, which knows numpy 1 alone
+        ("numpy<2", "simplejpeg", "pillow"),
+    ),
 }
-TOLD = ("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "litserve", "simplejpeg", "torch")
+"""What pip is told, a call a tuple."""
+TOLD = (
+    *("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "litserve", "nvidia-pytriton"),
+    *("simplejpeg", "torch"),
+)
 
 
 def folder() -> Path:
@@ -28,14 +38,15 @@ def folder() -> Path:
 def python(peer: str) -> str:
     """Return the interpreter of a peer's environment, which is made and filled if need be."""
     path = folder() / peer
-    wanted = "\n".join((*PACKAGES[peer], *SHARED, *NETS))
+    wanted = "\n\n".join("\n".join(call) for call in PACKAGES[peer])
     note = path / "bench-packages.txt"
     if not note.exists() or note.read_text() != wanted:
         print(f"making an environment for {peer} in {path}", flush=True)
         if not (path / "bin" / "python").exists():
             venv.create(path, with_pip=True)
         command = [str(path / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*command, *wanted.split("\n")], check=True)
+        for call in PACKAGES[peer]:
+            subprocess.run([*command, *call], check=True)
         note.write_text(wanted)
     return str(path / "bin" / "python")
 

@@ -26,7 +26,8 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES = (
     *(cases.OURS, cases.OURS_2, cases.THREAD, cases.ONNX, cases.ONNX_2),
     *(cases.FASTAPI, cases.FASTAPI_2),
-    *(cases.LITSERVE, cases.LITSERVE_2, cases.FLOOR, cases.HOPS, cases.HOP),
+    *(cases.LITSERVE, cases.LITSERVE_2, cases.TRITON, cases.TRITON_2),
+    *(cases.FLOOR, cases.HOPS, cases.HOP),
     *(cases.BARE, cases.BARE_2),
 )
 FIGURES = {

@@ -23,7 +23,7 @@ from question import Bodies
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 OTHERS = {cases.THREAD, cases.FLOOR, cases.FASTAPI, cases.FASTAPI_2}
-OTHERS |= {cases.LITSERVE, cases.LITSERVE_2}
+OTHERS |= {cases.LITSERVE, cases.LITSERVE_2, cases.TRITON, cases.TRITON_2}
 
 
 def arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
-APART = {"peer_fastapi", "peer_litserve", "sam_video"}
+APART = {"peer_fastapi", "peer_litserve", "sam_video", "triton_model"}
 """Those of packages that only a benchmark has, and one that imports torch at once."""
 
 
