@@ -63,11 +63,12 @@ def load(spec: ModelSpec, ctx: LoadContext) -> RapidOcr:
     if not all((models / name).is_file() for name in (DETECTOR, RECOGNISER, CLASSIFIER)):
         raise Unavailable("this RapidOCR lacks its models: pip install 'rapidocr>=3.10,<4'")
     settings: RapidOcrSettings = ctx.settings.rapidocr
-    engine = rapidocr.RapidOCR(params=_options(models, settings, ctx.threads))
+    engine = rapidocr.RapidOCR(params=options_of(models, settings, ctx.threads))
     return RapidOcr(PageReader(engine, settings), settings)
 
 
-def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str, Any]:
+def options_of(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str, Any]:
+    """Return RapidOCR's options for networks in the folder ``models``; 0 threads are all cores."""
     return {
         "Global.log_level": "error",
         # Models without a path may be downloaded.
