@@ -144,7 +144,7 @@ function More({ models, plugins }) {
     ${tasks.length > 0 ? html`<form class="pad pullform" onSubmit=${submit}><label class="stack-4 grow"><span class="label">Name on the hub</span><input class="field" name="model" required placeholder="org/name"/></label>
       <label class="stack-4"><span class="label">Task</span><select class="field" name="task">${tasks.map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
       <${Button} type="submit">Pull<//></form>` : ""}
-    <p class="pad help">${tasks.length ? "" : "Models of the hub need a plugin that serves them, such as mataserver-hf or mataserver-onnx. "}A model of your own is a package with a backend, as docs/plugins.md shows.</p>
+    <p class="pad help">${tasks.length ? "" : "Models of the hub need a plugin that serves them, such as mataserver-hf or mataserver-onnx. "}A checkpoint or an ONNX file of your own is pulled on the server's machine: <code>mataserver pull ./folder --task detect</code>.</p>
     ${shown.length > 0 && html`<ul class="sugg">${shown.map((each) => html`<li key=${each.name}><div class="grow cut"><b class="strong">${each.name}</b>
         ${each.install && html`<span class="quiet"> installs ${each.missing.join(", ")}</span>`}</div><span class="tag">${each.task}</span>
       <${Button} small onClick=${() => pull(each.name, each.task)}>Pull<//></li>`)}</ul>`}</section>`;
