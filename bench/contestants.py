@@ -200,25 +200,17 @@ class Server:
         self.process.wait()
 
 
-class Bare:
-    """The loop without a server, in one process or in several side by side.
-
-    With ``hop`` it is behind a socket and shared memory, in a second process.
-    """
+class Loops:
+    """A program that reads orders and does them without a server, in processes side by side."""
 
     def __init__(
         self,
-        model: str,
+        command: Sequence[str],
         processes: int,
-        threads: int,
         bodies: Bodies,
-        *,
-        hop: bool = False,
-        stubbed: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        program = "bare_hop.py" if hop else "bare.py"
-        command = [sys.executable, str(HERE / program), model, str(threads)]
-        variables = {**os.environ, **(STUBBED if stubbed else {})}
+        variables = {**os.environ, **(environment or {})}
         self._bodies = bodies
         self._loops = [
             subprocess.Popen(
@@ -248,6 +240,24 @@ class Bare:
         """End the loops."""
         for each in self._loops:
             each.communicate()
+
+
+class Bare(Loops):
+    """The loop of a model of ``bare``; with ``hop`` behind a socket and shared memory, in two."""
+
+    def __init__(
+        self,
+        model: str,
+        processes: int,
+        threads: int,
+        bodies: Bodies,
+        *,
+        hop: bool = False,
+        stubbed: bool = False,
+    ) -> None:
+        program = "bare_hop.py" if hop else "bare.py"
+        command = [sys.executable, str(HERE / program), model, str(threads)]
+        super().__init__(command, processes, bodies, STUBBED if stubbed else None)
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:

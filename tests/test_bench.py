@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
-APART = {"peer_fastapi", "peer_litserve", "sam_video", "triton_model"}
-"""Those of packages that only a benchmark has, and one that imports torch at once."""
+PEERS = {"peer_fastapi", "peer_litserve", "peer_networks", "triton_model"}
+APART = PEERS | {"sam_video", "yolo_shaped"}
+"""Those of packages that only a benchmark has, and two that import torch at once."""
 
 
 def run(*arguments, **variables):
@@ -36,7 +37,7 @@ def test_each_program_can_be_imported():
     assert int(told) >= len(names)
 
 
-@pytest.mark.parametrize("program", ["against", "authenticate", "run", "startup"])
+@pytest.mark.parametrize("program", ["against", "authenticate", "networks", "run", "startup"])
 def test_what_a_program_takes_is_told(program):
     """Those that take options say which."""
     assert "usage:" in run(f"{program}.py", "--help")
