@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from mataserver import LoadContext, ModelSpec
     from mataserver.results import Result
 
-TASKS = dict.fromkeys(answers.COUNTS, "detect") | {"depth": "depth", "masks": "segment"}
+TASKS = dict.fromkeys((*answers.COUNTS, "scaled"), "detect") | {
+    "depth": "depth",
+    "masks": "segment",
+}
 
 
 def answer(name: str) -> Result:
@@ -42,10 +45,14 @@ class Noop:
         return [self._answer] * len(images)
 
 
-class Detector(Noop):
-    """Resizes each image as a detector would, then does nothing."""
+class Scaled(Noop):
+    """Takes images as large as a detector needs, and does nothing."""
 
     input_size = answers.INPUT
+
+
+class Detector(Scaled):
+    """Resizes each image as a detector would, then does nothing."""
 
     def predict(self, images: Sequence[Any], params: Sequence[Any]) -> list[Result]:
         """Return the constant answer for each image."""
@@ -57,6 +64,8 @@ class Detector(Noop):
 def load(spec: ModelSpec, context: LoadContext) -> Noop:
     """Load nothing."""
     del context
+    if spec.name == "scaled":
+        return Scaled("noop")
     return Detector(spec.name) if spec.name == "detector" else Noop(spec.name)
 
 
