@@ -158,6 +158,7 @@ def _own() -> Group:
         OURS: stubbed(contestants.ours),
         THREAD: stubbed(contestants.ours, engine="thread"),
         FASTAPI: stubbed(contestants.fastapi),
+        LITSERVE: stubbed(partial(contestants.litserve, model="noop", form="raw")),
         TRITON: stubbed(contestants.Triton),
         FLOOR: stubbed(contestants.floor),
         HOP: stubbed(partial(contestants.Bare, "noop", 1, 1), hop=True),
@@ -249,7 +250,7 @@ def _real(net: str, name: str, one: int, many: int) -> Group:
     question, singles = Question(net, "raw"), tuple(n for n in makers if n not in TWICE)
     bars = (
         Bar("rate", (OURS, OURS_2), (BARE, BARE_2), 0.95),
-        Bar("rate", (ONNX, ONNX_2), (FASTAPI, FASTAPI_2), 1.6),
+        Bar("rate", (ONNX, ONNX_2), (FASTAPI, FASTAPI_2), 2.5),
         Bar("rate", (ONNX, ONNX_2), (LITSERVE, LITSERVE_2), 1.6),
     )
     cases = (

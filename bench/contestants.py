@@ -375,12 +375,19 @@ def hop(bodies: Bodies, *packed: str) -> Server:
 
 
 def litserve(
-    bodies: Bodies, model: str, form: str = "any", workers: int = 1, threads: int = 1
+    bodies: Bodies,
+    model: str,
+    form: str = "any",
+    workers: int = 1,
+    threads: int = 1,
+    *,
+    stubbed: bool = False,
 ) -> Server:
     """Start LitServe."""
     arguments = [model, form, str(workers), str(threads)]
     program = [peers.python("litserve"), str(HERE / "peer_litserve.py")]
-    return Server(lambda port: [*program, str(port), *arguments], _litserve, bodies)
+    variables = STUBBED if stubbed else None
+    return Server(lambda port: [*program, str(port), *arguments], _litserve, bodies, variables)
 
 
 def _litserve(base: str, question: Question) -> str:

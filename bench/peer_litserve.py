@@ -15,6 +15,7 @@ from fastapi import Body
 
 import answers
 import nets
+import stub
 
 
 class Api(ls.LitAPI):
@@ -28,6 +29,8 @@ class Api(ls.LitAPI):
     def setup(self, device: str) -> None:
         """Load the model."""
         del device
+        if stub.asked():
+            stub.decoder()
         self._net = nets.build(self._name, self._threads) if self._name in nets.SIDES else None
         self._constant = answers.detections(answers.COUNTS.get(self._name, 0))
 
