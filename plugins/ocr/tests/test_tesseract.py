@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mataserver import BadRequest, InvalidParams, Unavailable
+from mataserver_ocr import tesseract_program
 from mataserver_ocr.options import TesseractSettings
+from mataserver_ocr.page_queue import Clock
 from mataserver_ocr.tesseract import MAX_SIDE, Program, Tesseract, TesseractParams
 from mataserver_ocr.tesseract_words import Word
 
@@ -47,6 +50,26 @@ def test_the_receipt_is_read(engine, receipt, error_rate):
     """The demo's receipt, slanted by three degrees, comes out with hardly an error."""
     image, true = receipt
     assert error_rate(read(engine, image).text, true) <= 0.05
+
+
+@installed
+def test_a_grey_picture_is_passed_in_one_channel(monkeypatch, write):
+    """Only one without colours is: the program takes longer for three and reads the same words."""
+    formats, run = [], tesseract_program._run
+
+    def recording(arguments, clock):
+        formats.append(Path(arguments[0]).read_bytes()[:2])
+        run(arguments, clock)
+
+    monkeypatch.setattr(tesseract_program, "_run", recording)
+    grey = write("Harbour master 1207")[..., :1].repeat(3, axis=2)
+    tinted = grey.copy()
+    tinted[0, 0] = 255, 255, 254
+    program = Program(TesseractSettings())
+    words = [program.words(image, "eng", Clock()) for image in (grey, tinted)]
+    assert formats == [b"P5", b"P6"]
+    assert words[0] == words[1]
+    assert [word.text for word in words[0]] == ["Harbour", "master", "1207"]
 
 
 @installed
