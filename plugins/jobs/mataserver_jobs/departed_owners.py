@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from mataserver import Conflict, MataError, NotFound
 from mataserver_jobs.record import ENDED
-from mataserver_jobs.table import JOBS, WEBHOOKS
+from mataserver_jobs.table import JOBS, TURNS, WEBHOOKS
 
 if TYPE_CHECKING:
     import logging
@@ -81,10 +81,11 @@ class DepartedOwnerCleaner:
         return gone
 
     async def _owners(self) -> set[str]:
-        """Return whose webhooks, uploads, and jobs that have not ended there are."""
+        """Return whose webhooks, uploads, turns, and jobs that have not ended there are."""
         waiting = sa.select(JOBS.c.owner).where(JOBS.c.state.not_in(ENDED)).distinct()
         async with self._database.read() as connection:
             found = set(await connection.scalars(sa.select(WEBHOOKS.c.owner).distinct()))
+            found |= set(await connection.scalars(sa.select(TURNS.c.owner)))
             found |= set(await connection.scalars(waiting))
         return found | await asyncio.to_thread(self._uploads.owners)
 
@@ -94,6 +95,7 @@ class DepartedOwnerCleaner:
             # before the jobs, so that their ends are not delivered
             await connection.execute(sa.delete(WEBHOOKS).where(WEBHOOKS.c.owner == owner))
             jobs = list(await connection.scalars(mine))
+            await connection.execute(sa.delete(TURNS).where(TURNS.c.owner == owner))
         for job in jobs:
             with contextlib.suppress(NotFound, Conflict):  # it has ended meanwhile
                 await self._store.cancel(job)

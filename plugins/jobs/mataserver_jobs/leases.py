@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from mataserver_jobs.queue import Queue
 from mataserver_jobs.rows import QUEUED_AGAIN, claimed_update, json_of, record_of, sanitize_text
 from mataserver_jobs.table import CHANNEL, JOBS, PROGRESS, SCHEMA
+from mataserver_jobs.turns import next_job, note_turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,33 +57,20 @@ class Leases(Queue):
         return self._database.dialect == "postgresql"
 
     async def next_kind(self, kinds: Sequence[str]) -> str | None:
-        """Return the kind of the oldest job that waits, of these; None when there is none."""
-        waiting = (
-            sa.select(JOBS.c.kind)
-            .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
-            .order_by(JOBS.c.created_at, JOBS.c.id)
-            .limit(1)
-        )
+        """Return the kind of the job whose turn it is, of these kinds; None when none waits."""
         async with self._database.read() as connection:
-            return await connection.scalar(waiting)
+            next_kind = sa.select(JOBS.c.kind).where(JOBS.c.id == next_job(kinds))
+            return await connection.scalar(next_kind)
 
     async def claim(self, holder: str, kinds: Sequence[str]) -> Record | None:
-        """Take the oldest job that waits, or None; it is held while its lease is renewed.
+        """Take the job whose turn it is, or None; it is held while its lease is renewed.
 
         Raises ``NewerSchemaError`` where the jobs are those of newer servers.
         """
         now = self._database.now()
-        waiting = (
-            sa.select(JOBS.c.id)
-            .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
-            .order_by(JOBS.c.created_at, JOBS.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
         update = (
             sa.update(JOBS)
-            .where(JOBS.c.id == waiting, JOBS.c.state == "queued")
+            .where(JOBS.c.id == next_job(kinds), JOBS.c.state == "queued")
             .values(
                 state="running",
                 stage="starting",
@@ -95,8 +83,11 @@ class Leases(Queue):
         )
         async with self._database.begin() as connection:
             await self._database.check_version(connection, SCHEMA)
+            # one after the other: each counts what the others just took
+            await self._database.serialize(connection, "claims of jobs")
             row = (await connection.execute(update)).mappings().first()
             if row is not None:
+                await note_turn(connection, row["owner"])
                 await self._database.announce(connection, CHANNEL)
         return None if row is None else record_of(row)
 

@@ -24,7 +24,7 @@ class Queue:
     """The jobs in a database.
 
     A job that has ended is kept for ``keep`` seconds of ``lived``. All other times are by the clock
-    of the database: those of the servers may differ, and the oldest job comes first.
+    of the database: those of the servers may differ, and an owner's oldest job comes first.
     """
 
     def __init__(

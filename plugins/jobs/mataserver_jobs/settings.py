@@ -20,7 +20,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     folder:        where the jobs' files are, by default ``jobs`` in the data directory. Servers
                    that share a database share it too.
     keep_days:     how long a job is kept once it has ended.
-    results_mb:    what all jobs' files may take; over it those that ended first go.
+    results_mb:    what all jobs' files may take; over it go those that ended first of the
+                   owner who has the most.
     min_free_mb:   what must be free on the disk before a job is taken, in megabytes.
     max_upload_mb: the largest upload.
     roots:         folders whose files jobs may be given by their path.

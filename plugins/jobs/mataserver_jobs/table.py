@@ -1,4 +1,4 @@
-"""The tables: jobs, webhooks, pending deliveries, and for how long servers have run."""
+"""The tables: jobs, turns, webhooks, pending deliveries, and for how long servers have run."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ CHANNEL = "jobs"
 """What is announced when a job or its pending deliveries changed."""
 PROGRESS = "jobs-progress"
 """What is announced when a job's progress changed, which needs no work."""
+
+TURNS = sa.Table(
+    "jobs_turns",
+    _METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("turn", sa.BigInteger),
+)
+"""Who had the last turn: each start of a job gives its owner a higher number than any has."""
 
 WEBHOOKS = sa.Table(
     "jobs_webhooks",
