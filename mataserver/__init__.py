@@ -87,7 +87,6 @@ __all__ = [
     "PRINCIPAL",
     "ROLES",
     "SCOPES",
-    "VIDEO_CONTAINERS",
     "AddressRefused",
     "Assignment",
     "AuthContext",
@@ -206,6 +205,7 @@ __all__ = [
     "encode_frame",
     "has_gpu_driver",
     "hookimpl",
+    "open_video",
     "params_option",
     "physical_cores",
     "plain_call_problem",
@@ -257,8 +257,7 @@ if TYPE_CHECKING:
     from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.frame_times import timed as timed_frames
-    from mataserver.media.videos import CONTAINERS as VIDEO_CONTAINERS
-    from mataserver.media.videos import UnreadableVideo
+    from mataserver.media.videos import UnreadableVideo, open_video
     from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video

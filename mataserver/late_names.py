@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-_PACKAGES = {"av": "av>=14,<19", "grpc": "grpcio>=1.66"}
+_PACKAGES = {"av": "av>=18.1,<20", "grpc": "grpcio>=1.66"}
 """Modules that the core does not require, with what pip installs."""
 LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
@@ -50,8 +50,8 @@ LATE = {
     "static": "mataserver.http.files",
     "Parent": "mataserver.processes.child_main",
     "UnreadableVideo": "mataserver.media.videos",
-    "VIDEO_CONTAINERS": "mataserver.media.videos:CONTAINERS",
     "encode_frame": "mataserver.media.videos:encode",
+    "open_video": "mataserver.media.videos",
     "read_video": "mataserver.media.videos:frames",
     "WholeFrames": "mataserver.media.whole_frames",
     "timed_frames": "mataserver.media.frame_times:timed",

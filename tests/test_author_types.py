@@ -47,5 +47,5 @@ def test_a_name_whose_package_is_missing_says_which(monkeypatch):
     monkeypatch.delitem(sys.modules, "mataserver.media.videos", raising=False)
     with pytest.raises(ModuleNotFoundError) as failed:
         mataserver.read_video  # noqa: B018 - the import is what fails
-    assert str(failed.value) == "mataserver.read_video needs a package: pip install 'av>=14,<19'"
+    assert str(failed.value) == "mataserver.read_video needs a package: pip install 'av>=18.1,<20'"
     assert failed.value.name == "av"

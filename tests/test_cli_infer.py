@@ -286,7 +286,7 @@ def test_a_video_without_pyav(ask, tmp_path):
         terminal, "infer", "fake-detect", "shelf.mp4", "--url", "http://127.0.0.1:1"
     )
     assert ran.returncode == 1
-    assert ran.stderr == "error: a video needs a package: pip install 'av>=14,<19'\n"
+    assert ran.stderr == "error: a video needs a package: pip install 'av>=18.1,<20'\n"
 
 
 # ps

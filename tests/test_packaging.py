@@ -236,7 +236,11 @@ def test_the_sources_hold_nothing_of_other_distributions():
 
 @pytest.mark.parametrize("folder", OURS, ids=lambda folder: folder.name)
 def test_releases_with_which_nothing_works_are_not_taken(folder):
-    """PyAV 19, whose ``open`` takes other arguments, meets no distribution's requirement."""
+    """PyAV's ``open`` takes other arguments now and then: none is taken before it was tried.
+
+    Up to 17.0 a list of permitted containers and an FLV end the process.
+    """
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     needed = [Requirement(each) for each in project.get("dependencies", [])]
-    assert not [str(each) for each in needed if each.name == "av" and "19.0.2" in each.specifier]
+    taken = [each.specifier.filter(["17.0.0", "20.0.0"]) for each in needed if each.name == "av"]
+    assert not any(map(list, taken))

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+import mataserver
 from conftest import picture
 from mataserver.media import videos
 
@@ -82,3 +83,25 @@ def test_narrow_frames_of_the_permitted_size(tmp_path, width, height, codec, for
     assert (frame.width, frame.height) == (width, height)
     with pytest.raises(videos.UnreadableVideo, match="its frames are larger than"):
         list(videos.frames(path, width * height - 1, 10.0))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: videos.frames(path, 64 * 64, 10.0),
+        lambda path: mataserver.open_video(path).decode(video=0),
+    ],
+    ids=["frames", "open_video"],
+)
+def test_a_title_in_any_encoding(tmp_path, read):
+    """PyAV decodes titles, which nobody reads here, when it opens a file."""
+    path = tmp_path / "titled.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "A title"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path.write_bytes(path.read_bytes().replace(b"A title", b"\xff\xfe\xe9\xe8\xfc\xf6\xe4"))
+    (found,) = read(str(path))
+    assert found.width == 64

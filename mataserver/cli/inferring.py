@@ -122,7 +122,7 @@ class _InferenceRun:
         try:
             from mataserver.cli import films
         except ModuleNotFoundError:
-            raise MataError("a video needs a package: pip install 'av>=14,<19'") from None
+            raise MataError("a video needs a package: pip install 'av>=18.1,<20'") from None
         from mataserver_client import FrameError
 
         source = films.VideoReader(file, self.max_pixels)

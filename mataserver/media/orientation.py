@@ -55,8 +55,7 @@ def _matrix(frame: VideoFrame) -> Sequence[int]:
     except ValueError:
         # PyAV fails on all side data if one type is unknown to it, such as the EXIF of a JPEG.
         found = _side_data(_named(frame))
-    matrix = next((each for each in found if each.type.name == _MATRIX), b"")
-    numbers: list[int] = np.frombuffer(matrix, np.int32).tolist()
+    numbers: list[int] = np.frombuffer(found.get(_MATRIX, b""), np.int32).tolist()
     return numbers
 
 

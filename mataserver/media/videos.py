@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import simplejpeg
@@ -16,6 +16,7 @@ from mataserver.media.whole_frames import WholeFrames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from av.container import InputContainer
     from av.packet import Packet
@@ -34,11 +35,16 @@ _STREAMS = (
     "nut,obu,png_pipe,rm,tiff_pipe,vc1,webp_pipe,wtv,yuv4mpegpipe"
 )
 """What may also be in a file of this machine: bare streams, single pictures, rarer containers."""
+_FILE_ALONE = {"protocol_whitelist": "file"}
 FILE_OPTIONS = {
-    "protocol_whitelist": "file",
+    **_FILE_ALONE,
     "format_whitelist": f"{CONTAINERS},{_STREAMS}",
 }
 """A file must not make FFmpeg access the network, nor read another file."""
+_TITLES: dict[str, Any] = {"metadata_errors": "replace"}
+"""Metadata may be in any encoding, or damaged, and is not used. PyAV 19 reads any by itself."""
+if int(av.__version__.split(".")[0]) >= 19:
+    _TITLES = {}
 _EDGES, _ROWS = 192, 280
 """Pixels that decoders may add to a side, and rows that the one of MPEG-4 has at least."""
 _DAMAGED = "it is no video, or damaged"
@@ -96,10 +102,9 @@ def frames(
     """
     # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
     limit = 2 * max_pixels + 65_536
-    # Metadata may be in any encoding, or damaged, and is not used.
     with av.open(
         url, format=form, options={**options, "max_pixels": str(limit)},
-        timeout=(timeout, timeout), metadata_errors="replace",
+        timeout=(timeout, timeout), **_TITLES,
     ) as container:  # fmt: skip
         stream = best(container)
         _check_size(stream.width * stream.height, max_pixels)
@@ -111,6 +116,16 @@ def frames(
         for frame in timed(found, container, stream):
             _check_size(frame.width * frame.height, max_pixels)
             yield frame
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a client's file: of the containers that hold their own frames, and nothing it refers to.
+
+    Titles may be in any encoding. Raises what PyAV raises.
+    """
+    options = {**_FILE_ALONE, "format_whitelist": CONTAINERS}
+    container: InputContainer = av.open(f"file:{path}", options=options, **_TITLES)
+    return container
 
 
 def _check_size(pixels: int, max_pixels: int) -> None:

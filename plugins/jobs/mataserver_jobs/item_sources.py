@@ -196,12 +196,10 @@ class Video:
     def _open(self) -> Iterator[InputContainer]:
         import av
 
-        from mataserver import VIDEO_CONTAINERS  # with PyAV
+        from mataserver import open_video  # with PyAV
 
-        options = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
         try:
-            # Titles may be in any encoding, or damaged; they are not used.
-            container = av.open(str(self._path), options=options, metadata_errors="replace")
+            container = open_video(self._path)
         except (av.FFmpegError, ValueError) as error:
             raise BadRequest("It is no ZIP file and no video that can be read") from error
         with container:

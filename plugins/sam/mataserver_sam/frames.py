@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic
 import av
 from av.error import FFmpegError
 
-from mataserver import VIDEO_CONTAINERS, BadRequest, WholeFrames, upright_frame
+from mataserver import BadRequest, WholeFrames, open_video, upright_frame
 from mataserver_sam.frame_cache import FrameCache, Prepared
 from mataserver_sam.index import build_index
 from mataserver_sam.matroska import is_truncated
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-_OPENING = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
 _DECODER_THREADS = 2
 _BEFORE = 60
 """Seconds before the first frame from which MPEG-TS, which has no table, is sure to find it.
@@ -66,11 +65,7 @@ class Clip(Generic[Prepared]):
         with video_errors("The video cannot be read"):
             if is_truncated(path):
                 raise BadRequest("The video is damaged: it ends too early")
-            self._container = av.open(
-                f"file:{path}",
-                options=_OPENING,
-                metadata_errors="replace",  # titles may have any encoding, and are not used
-            )
+            self._container = open_video(path)
         try:
             self._open()
         except BaseException:

@@ -12,7 +12,7 @@ PACKAGES = (
     "torch>=2.6",
     "transformers>=5.23,<6",
     "opencv-python-headless>=4.12,<5",
-    "av>=14,<19",
+    "av>=18.1,<20",
 )
 
 PRELOAD = (
