@@ -152,12 +152,12 @@ class AsyncClient(ModelRequests, InferenceRequests, JobRequests):
     ) -> AsyncGenerator[StreamItem, None]:
         """Yield what a stream answers; delete the sessions ``made`` for it at its end."""
         try:
-            async with contextlib.aclosing(answers):
-                async for item in answers:
-                    yield item
+            async for item in answers:
+                yield item
             if not run.ended:  # the client was closed while nobody read
                 raise ClosedMeanwhile
         finally:
+            await close_idle(answers)  # the client's end may be closing it at this moment
             for session_id in made:
                 await self._drop(session_id)
 

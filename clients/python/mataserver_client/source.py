@@ -33,6 +33,8 @@ class Source:
         self._frames = aiter(frames) if isinstance(frames, AsyncIterable) else iter(frames)
         self._step: asyncio.Task[bytes | None] | None = None
         self._exhausted = False
+        self.at_end = False
+        """Whether the last frame was taken, as far as is known without asking for another."""
 
     async def next(self) -> bytes | None:
         """Return the next frame, or None after the last one. Raises what the iterable raises.
@@ -46,6 +48,9 @@ class Source:
         frame = await asyncio.shield(self._step)
         self._step = None
         self._exhausted = frame is None
+        # A list's iterator tells; of a generator it is known only once it was asked again.
+        left = getattr(self._frames, "__length_hint__", None)
+        self.at_end = self._exhausted or (left is not None and left() == 0)
         return frame
 
     async def _advance(self) -> bytes | None:

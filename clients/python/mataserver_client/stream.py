@@ -89,8 +89,12 @@ class FrameStream:
         self._connected = False
         self._answered = False
         self._anew = False
-        self.ended = False
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
         """Whether every frame was answered, or the session deleted."""
+        return self._ended or (self._source.at_end and not self._in_flight.pending)
 
     async def items(self) -> AsyncGenerator[StreamItem, None]:
         """Yield results and frame errors until every frame is answered or dropped.
@@ -112,7 +116,7 @@ class FrameStream:
                     await _stop(pump)
                     await socket.close()
                 if message is None or not await self._lost(_close_code(message)):
-                    self.ended = True
+                    self._ended = True
                     return
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:

@@ -196,3 +196,41 @@ async def test_a_client_that_is_opened_again_is_open():
             async with client:
                 stream = client.stream(BOXES, [picture(1), picture(2)])
                 assert len(await collect(stream)) == 2
+
+
+@pytest.mark.parametrize("way", ["break", "return", "raise"])
+async def test_a_stream_that_is_left_as_the_last_thing_is_closed_once(way):
+    """The loop closes what nobody holds any more, at the same moment as the client's end does."""
+    stand_in, closing = StandIn(), []
+
+    async def leave():
+        async with AsyncClient(stand_in.url, KEY) as client:
+            async for _ in client.stream(BOXES, [picture(1)] * 9):
+                if way == "return":
+                    return
+                if way == "raise":
+                    raise ValueError("of the caller")
+                break
+
+    def note(loop, coroutine, **options):
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if type(coroutine).__name__ == "async_generator_athrow":  # the loop's own, of aclose()
+            closing.append(task)
+        return task
+
+    async with asyncio.timeout(30), stand_in.serve():
+        asyncio.get_running_loop().set_task_factory(note)
+        with contextlib.suppress(ValueError):
+            await leave()
+        assert await asyncio.gather(*closing) == [None] * len(closing)
+    assert closing
+    assert len(stand_in.deleted) == 1
+
+
+async def test_a_stream_whose_frames_are_all_answered_ends_after_its_client():
+    """Nothing is missing then: its list has no further frame."""
+    async with StandIn().serve() as stand_in:
+        async with AsyncClient(stand_in.url, KEY) as client:
+            stream = client.stream(BOXES, [picture(1), picture(2)])
+            assert [(await anext(stream)).frame_id for _ in range(2)] == [0, 1]
+        assert await collect(stream) == []
