@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, ImageOps
 
@@ -127,6 +128,14 @@ def test_a_frame_is_contiguous(tmp_path):
     found = mataserver.upright_frame(first(film_of(tmp_path / "a.mp4", 7)))
     assert (found.dtype, found.shape) == (np.uint8, (WIDTH, HEIGHT, 3))
     assert found.flags.c_contiguous
+
+
+def test_a_frame_is_converted_without_threads():
+    """PyAV 17 starts one a core for each frame, which live as long as it does."""
+    frame = av.VideoFrame(1920, 1080, "yuv420p")
+    before = psutil.Process().num_threads()
+    mataserver.upright_frame(frame)
+    assert psutil.Process().num_threads() <= before
 
 
 @pytest.mark.parametrize("write", [film_of, film_of_jpegs])
