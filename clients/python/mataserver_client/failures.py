@@ -34,8 +34,11 @@ class ConnectionFailed(MataError):
     status = 0
 
 
-class ClosedMeanwhile(ConnectionFailed):
-    """The client was closed, before the call or meanwhile: another try is of no use."""
+class ClosedMeanwhile(ConnectionFailed, RuntimeError):
+    """The client was closed, before the call or meanwhile: another try is of no use.
+
+    A ``RuntimeError``, too, which the plain client raised of a call after its end.
+    """
 
     def __init__(self, detail: str = "The client is closed") -> None:
         super().__init__(detail)

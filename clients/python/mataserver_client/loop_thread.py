@@ -64,14 +64,15 @@ class LoopThread:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it.
 
-        Raises ``RuntimeError`` once closed, and in a process that was forked since, which has no
-        such thread; ``ConnectionFailed`` for what closing cancelled.
+        Raises ``ConnectionFailed`` once closed, also for what closing cancelled, and
+        ``RuntimeError`` in a process that was forked since, which has no such thread.
         """
         with self._lock:
             if not self._open.alive or not self._thread.is_alive():
                 coroutine.close()
-                what = "belongs to the process that made it" if self._open.alive else "is closed"
-                raise RuntimeError(f"the client {what}")
+                if not self._open.alive:
+                    raise ClosedMeanwhile
+                raise RuntimeError("the client belongs to the process that made it")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
