@@ -211,14 +211,21 @@ def _upload(client: Client, path: Path) -> str:
 
 
 def _send_folder(client: Client, path: Path) -> str:
+    entries: dict[str, Path] = {}
+    for each in sorted(path.iterdir()):
+        if each.is_file() and not each.name.startswith("."):
+            name = _entry_name(each.name)
+            if entries.setdefault(name, each) != each:  # the answers name the files
+                raise BadRequest(f"{path} has two files {name}, in UTF-8 and Latin-1: rename one")
+    if not entries:
+        raise BadRequest(f"{path} has no pictures; what is in its folders is not sent")
     with tempfile.TemporaryFile() as packed:  # without a name: it goes with this process
         # Pictures do not shrink; and a ZIP's time begins in 1980.
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
-            for each in sorted(path.iterdir()):
-                if each.is_file() and not each.name.startswith("."):
-                    archive.write(each, _entry_name(each.name))
-        name = path.resolve().name or "pictures"
-        return client.send_file(packed, _print_sent, name=name)
+            for name, each in entries.items():
+                archive.write(each, name)
+        called = path.resolve().name or "pictures"
+        return client.send_file(packed, _print_sent, name=called)
 
 
 def _entry_name(name: str) -> str:

@@ -105,6 +105,25 @@ async def test_a_folder_with_odd_files(run, tmp_path, ask):
     assert found == {"old.png", "gr\u00e4n.png", "gr\u00fcn.png", "gr\u00fan.png"}
 
 
+async def test_a_folder_that_makes_no_job_is_refused_before_it_is_sent(run, tmp_path, ask):
+    """One without pictures, and one with two files whose answers could not be told apart."""
+    roots = tmp_path / "roots"
+    (roots / "folder").mkdir()
+    for path in (roots / "folder" / "a.png", roots / ".hidden.png"):
+        path.write_bytes(picture(10, 8))
+    assert await run("infer", "fake-detect", roots) == (
+        1,
+        "",
+        f"error: {roots} has no pictures; what is in its folders is not sent\n",
+    )
+    for name in ("gr\u00fcn.png".encode(), b"gr\xfcn.png"):
+        (roots / os.fsdecode(name)).write_bytes(picture(10, 8))
+    status, out, told = await run("infer", "fake-detect", roots)
+    assert (status, out, told.count("\n")) == (1, "", 1)
+    assert "has two files gr\u00fcn.png, in UTF-8 and Latin-1: rename one" in told
+    assert (await run("list"))[1] == ""
+
+
 async def test_a_folder_that_cannot_be_used_is_told(run, tmp_path, ask, monkeypatch):
     """One for temporary files that is missing, and a place for results where a file is."""
     (tmp_path / "in the way").write_bytes(b"")
@@ -114,6 +133,7 @@ async def test_a_folder_that_cannot_be_used_is_told(run, tmp_path, ask, monkeypa
     (output / "counted.txt").write_bytes(b"1")
     status, _, told = await run("get", job, tmp_path / "in the way" / "folder")
     assert (status, told.count("\n"), "Not a directory" in told) == (1, 1, True)
+    (tmp_path / "roots" / "a.png").write_bytes(picture(10, 8))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     status, _, told = await run("infer", "fake-detect", tmp_path / "roots")
     assert (status, told.count("\n")) == (1, 1)
