@@ -41,8 +41,9 @@ def plugin_record(point: importlib.metadata.EntryPoint) -> Plugin:
     plugin = Plugin(point.name, module=module_of(point))
     if point.dist is not None:
         metadata = point.dist.metadata  # parses the file anew at every access: read it once
-        # Both are None where half an installation has left no METADATA.
-        plugin.distribution, plugin.version = metadata["Name"] or "", metadata["Version"] or ""
+        # Half an installation has left no METADATA, of which Python 3.12 warns by its subscript.
+        given = [metadata.get_all(key, [""])[0] for key in ("Name", "Version")]
+        plugin.distribution, plugin.version = given
     return plugin
 
 
