@@ -176,6 +176,28 @@ async def test_a_service_that_would_answer_otherwise_than_meant_is_not_in_use(
         assert reason in found[name]
 
 
+async def test_an_optional_method_that_is_none_is_absent(plugin, tmp_path):  # noqa: F811
+    """So a service leaves out a method of its base class; nothing calls it."""
+    names = "authenticate on_result session_source admits claims error_forms owner_of pages ping"
+    names += " ready reconfigure waiting"
+    source = f"class Service(Base):\n    {' = '.join(names.split())} = None\n"
+    points = [plugin(source, name="without"), plugin("class Service(Base): pass", name="other")]
+    async with (
+        serving(tmp_path / "data", entry_points=points) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        async with http.get("/v1/plugins") as answer:
+            assert not any(each.get("error") for each in await answer.json())
+        async with http.get("/ready") as answer:
+            assert answer.status == 200
+        async with http.get("/v1/models", headers={"Authorization": "Bearer wrong"}) as answer:
+            assert answer.status == 403
+        async with http.post("/v1/sessions", json={"model": "a", "source": "b"}) as answer:
+            assert answer.status in {404, 422}
+        assert not server.composed.observers
+        assert not server.composed.hosting.reconfigurable_sections
+
+
 @pytest.mark.parametrize("folder", ["loose", "plain"])
 @pytest.mark.parametrize(("name", "returned"), [("nothing", "NoneType"), ("mapping", "dict")])
 async def test_a_handler_that_returns_no_response(loose, caplog, folder, name, returned):

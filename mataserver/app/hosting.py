@@ -102,7 +102,8 @@ class ServiceHost:
         if hosted.plugin is not None:
             hosted.plugin.routes = hosted.routes
             self._peers[hosted.name] = hosted.service
-            if hosted.plugin.settings is not None and hasattr(hosted.service, "reconfigure"):
+            reconfigure = getattr(hosted.service, "reconfigure", None)
+            if hosted.plugin.settings is not None and reconfigure is not None:
                 self._reconfigurable.append((hosted.plugin, hosted.service))
 
     @property
@@ -160,10 +161,10 @@ def add_services(
     table.add(application, [route for hosted in services for route in hosted.routes], expect)
     for hosted in services:
         service: Any = hosted.service
-        if hasattr(service, "authenticate"):
+        if getattr(service, "authenticate", None):
             gate.authenticators.append(service.authenticate)
             gate.owners.add(getattr(service, "owner_of", None))
-        if hasattr(service, "claims"):
+        if getattr(service, "claims", None):
             table.claims.append((hosted.name, service.claims))
         table.forms.update(hosted.forms)
 
@@ -218,7 +219,7 @@ def _qualify_held(route: Route, kind: str) -> Route:
 
 def _run_admission_checks(found: dict[str, HostedService]) -> None:
     """Let services with ``admits`` inspect the others; reject those that are not admitted."""
-    for host in [each for each in found.values() if hasattr(each.service, "admits")]:
+    for host in [each for each in found.values() if getattr(each.service, "admits", None)]:
         admitting: Any = host.service
         for name, hosted in list(found.items()):
             if hosted.plugin is None or hosted is host:

@@ -39,8 +39,8 @@ async def lifetime(composed: ComposedServer, _application: web.Application) -> A
             for name, service in composed.hosting.services:
                 await _enter_service(name, service)
                 stack.push_async_callback(_exit_service, composed, name, service)
-                if hasattr(service, "on_result"):
-                    composed.observers.add(name, service.on_result, own)
+                if on_result := getattr(service, "on_result", None):
+                    composed.observers.add(name, on_result, own)
             tuple(composed.pages.found())  # logs those that nothing serves
             yield
         finally:

@@ -62,9 +62,9 @@ def _check_methods(service: Service) -> None:
     and a coroutine ``claims``, whose result is always true, would claim every request.
     """
     for name, given in (_COROUTINES | _FUNCTIONS).items():
-        if not hasattr(service, name):
+        method, awaited = getattr(service, name, None), name in _COROUTINES
+        if method is None:  # as a service says that it lacks one of its base class
             continue
-        method, awaited = getattr(service, name), name in _COROUTINES
         if not callable(method):
             raise PluginError(f"{name} must be a method, not a {type(method).__name__}")
         if inspect.iscoroutinefunction(method) != awaited:
@@ -113,7 +113,7 @@ def _error_forms(service: Any, taken: Container[str]) -> Mapping[str, ErrorForm]
 
     Those of a prefix in ``taken`` would replace another service's.
     """
-    forms = service.error_forms() if hasattr(service, "error_forms") else {}
+    forms = service.error_forms() if getattr(service, "error_forms", None) else {}
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
             raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
