@@ -6,6 +6,7 @@ import pytest
 
 from mataserver import config, plugins
 from mataserver.app import composition
+from mataserver.app.reload import Reload
 from plugin_sources import plugin_fixture  # noqa: F401 - the fixture "plugin"
 
 OPEN = {"OPEN": "yes"}
@@ -108,3 +109,38 @@ def test_variables_of_dotenv(compose, tmp_path, monkeypatch, caplog):
     composed = compose(SWITCH, None)
     assert composed.settings.auth_mode == "api_key"
     assert "OPEN of .env is ignored" in caplog.text
+
+
+FUSSY = """
+from mataserver import ConfigError
+
+@hookimpl
+def auth_mode(ctx):
+    if ctx.obstacle == "host is 0.0.0.1":
+        raise ConfigError("OPEN: not here")
+    if ctx.obstacle == "host is 0.0.0.2":
+        raise SystemExit(3)
+    return "none" if "OPEN" in ctx.environ else None
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("0.0.0.0", "auth_mode() gave 'none', and host is 0.0.0.0"),
+        ("0.0.0.1", "OPEN: not here"),
+        ("0.0.0.2", "ExitError"),
+    ],
+)
+async def test_a_reload_that_the_plugin_refuses(compose, tmp_path, caplog, host, told):
+    """The plugin stays in use and the server as it is; the log says what the next start finds."""
+    composed = compose(FUSSY, OPEN)
+
+    def load():
+        return config.read(environ={}, directory=tmp_path, data_dir=str(tmp_path), host=host)
+
+    await Reload(composed, load).run()
+    assert composed.settings.auth_mode == "none"
+    assert [plugin.error for plugin in composed.plugins.found] == [None]
+    assert f"refuses the configuration: {told}" in caplog.text
+    assert "restart the server to change host, auth_mode" in caplog.text

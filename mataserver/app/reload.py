@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.config import ConfigError
 from mataserver.errors import MataError
 from mataserver.library.configured import ConfiguredModels
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.plugins import check_settings, settle_auth_mode
 from mataserver.serving import engine_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mataserver.app.server import ComposedServer
     from mataserver.config import SetBy, Settings
+    from mataserver.plugins import Plugin
 
 log = logging.getLogger("mataserver")
 
@@ -58,10 +59,8 @@ class Reload:
 
     def _with_auth_mode(self, read: Settings, set_by: Mapping[str, SetBy] | None) -> Settings:
         """Return the settings with the ``auth_mode`` of the next start, to tell if it changes."""
-        with contextlib.suppress(ConfigError):
-            plugins = self._catalog.plugins
-            return settle_auth_mode(read, set_by, plugins, self._environ, lambda _: None)[0]
-        return read
+        plugins, silent = self._catalog.plugins, lambda _: None
+        return settle_auth_mode(read, set_by, plugins, self._environ, silent, _refusal_logged)[0]
 
     def _merge_reloadable(self, read: Settings) -> Settings:
         """Return the current settings, with the reloadable parts replaced."""
@@ -94,3 +93,16 @@ class Reload:
         log.info("the configuration was read again; changed %s", "; ".join(found) or "nothing")
         await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))
         self._maintenance.request_reload(changed)
+
+
+@contextlib.contextmanager
+def _refusal_logged(plugin: Plugin) -> Iterator[None]:
+    """Log that a plugin's ``auth_mode`` refuses what was read; the plugin stays in use."""
+    said = "the next start: auth_mode() of the plugin %s refuses the configuration: %s"
+    try:
+        with ends_as_errors():
+            yield
+    except MataError as error:
+        log.error(said, plugin.name, error.told)  # noqa: TRY400
+    except Exception as error:
+        log.exception(said, plugin.name, type(error).__name__)

@@ -18,11 +18,17 @@ from mataserver.plugins.validation import PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from mataserver.config import SetBy, Settings
     from mataserver.plugins.installed import Plugins
+    from mataserver.plugins.records import Plugin
 
 log = logging.getLogger("mataserver")
+
+
+def _rejecting(plugin: Plugin) -> AbstractContextManager[None]:
+    return rejecting(plugin, unless=(config.ConfigError,))
 
 
 def settle_auth_mode(
@@ -31,11 +37,13 @@ def settle_auth_mode(
     plugins: Plugins,
     environ: Mapping[str, str] | None = None,
     warn: Callable[[str], None] = log.warning,
+    guard: Callable[[Plugin], AbstractContextManager[None]] = _rejecting,
 ) -> tuple[Settings, Mapping[str, SetBy]]:
     """Return the settings with the ``auth_mode`` of a plugin that answers, and their origins.
 
     Without ``set_by``, the settings' origins, ``auth_mode`` counts as given. ``environ`` replaces
-    the environment, also ``.env``. Raises ``ConfigError`` if a plugin refuses the settings.
+    the environment, also ``.env``; ``guard`` what becomes of a plugin's error. Raises
+    ``ConfigError`` if a plugin refuses the settings.
     """
     asked = [plugin for plugin in plugins.usable if "auth_mode" in plugin.hooks]
     origins = set_by or {}
@@ -50,7 +58,7 @@ def settle_auth_mode(
         warn=warn,
     )
     for plugin in asked:
-        with rejecting(plugin, unless=(config.ConfigError,)):
+        with guard(plugin):
             answer = plugin.hooks["auth_mode"](context)
             _check_answer(answer, context)
             if answer is not None and mode is None:
