@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -13,7 +15,11 @@ from mataserver_client.errors import Conflict, MataError
 from mataserver_client.failures import BadAnswer
 from mataserver_client.patience import Patience
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mataserver_client.transport import Transport
@@ -46,14 +52,17 @@ class Download:
         patience = Patience()
         tag, size = await patience.repeat(self._state)
         part = target.with_name(f"{_digest(target.name)}.part") / _digest(tag)
-        with await asyncio.to_thread(_begin, part, size) as out:
-            while (offset := out.seek(0, os.SEEK_END)) < size:
-                data = await patience.repeat(partial(self._part, tag, offset, size))
-                await asyncio.to_thread(out.write, data)
-            written = os.fstat(out.fileno())
-        if not await asyncio.to_thread(_put, written, part, target):
-            raise self._changed
-        return target
+        while True:
+            with await asyncio.to_thread(_begin, part, size) as out:
+                while (offset := out.seek(0, os.SEEK_END)) < size:
+                    data = await patience.repeat(partial(self._part, tag, offset, size))
+                    await asyncio.to_thread(out.write, data)
+                written = os.fstat(out.fileno())
+            if await asyncio.to_thread(_put, written, part, target):
+                return target
+            # It changed, or two other programs put the same one in its place, one after the other.
+            if (await patience.repeat(self._state))[0] != tag:
+                raise self._changed
 
     async def _state(self) -> tuple[str, int]:
         """Return the file's ``ETag``, and its bytes."""
@@ -91,9 +100,10 @@ def _begin(part: Path, size: int) -> BinaryIO:
 
     Other programs may do the same, and remove the folder when theirs is whole.
     """
+    part.parent.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _alone(part.parent.parent):
+            part.parent.mkdir(exist_ok=True)
             for other in part.parent.iterdir():
                 if other != part or other.stat().st_size > size:
                     other.unlink(missing_ok=True)
@@ -107,10 +117,35 @@ def _put(written: os.stat_result, part: Path, target: Path) -> bool:
     False if it is in neither: it was of a file that has changed, and went.
     """
     for place in (part, target):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _alone(target.parent):
             if os.path.samestat(place.stat(), written):
                 place.replace(target)
                 with contextlib.suppress(OSError):  # another program begins anew
                     part.parent.rmdir()
                 return True
     return False
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other programs from the parts in a folder, where the system and the folder can.
+
+    It takes no longer than a look at them does: after 5 s somebody else has locked the folder.
+    """
+    if sys.platform == "win32" or not os.access(folder, os.R_OK):
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(500):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:  # of a file system that has no such locks
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(held)

@@ -177,6 +177,25 @@ async def test_several_programs_download_into_one_folder(ask, proxy, tmp_path):
     assert [path.name for path in (tmp_path / "got" / "folder").iterdir()] == ["large file.bin"]
 
 
+async def test_who_is_overtaken_by_two_programs_downloads_anew(ask, proxy, tmp_path, monkeypatch):
+    """They put the same file in its place, one after the other: it has not changed."""
+    job, _ = await echoed(ask, DATA)
+    put, overtaken, proxy.target = downloads._put, [], ask.served.url
+
+    def late(written, part, target):
+        if not overtaken:
+            overtaken.append(target)
+            part.unlink()
+            target.write_bytes(DATA)
+        return put(written, part, target)
+
+    monkeypatch.setattr(downloads, "_put", late)
+    async with AsyncClient(proxy.url, "test-key") as client:
+        [got] = await client.download_job(job, tmp_path / "got", "folder/large file.bin")
+    assert got.read_bytes() == DATA
+    assert [*got.parent.iterdir()] == overtaken == [got]
+
+
 async def test_a_file_that_changes_meanwhile_is_not_mixed(ask, proxy, tmp_path):
     """Parts of two files never make one."""
     job, file = await echoed(ask, DATA)
