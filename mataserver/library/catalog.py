@@ -56,8 +56,7 @@ class Catalog:
         if holders:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
         with self._registrar.pulls.register(name, None):
-            await asyncio.to_thread(removal.remove, name, self.registry)
-            self._plans.clear()
+            await self._plans.change(removal.remove, name, self.registry)
             yield
 
     def add_defaults(self) -> list[str]:

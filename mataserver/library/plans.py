@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver.contract.backend import ModelSpec
 from mataserver.errors import NotFound, Unavailable
@@ -13,11 +14,15 @@ from mataserver.library.plan import ModelPlan
 from mataserver.sources import links
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver.config import Settings
     from mataserver.contract.backend import ModelFiles
     from mataserver.library.registered import RegisteredModels
     from mataserver.library.registry import Entry
     from mataserver.plugins import Plugins, ProvidedBackend
+
+T = TypeVar("T")
 
 CACHE_SECONDS = 0.2
 """Seconds for which a cached plan is used without checking the disk."""
@@ -29,7 +34,7 @@ _BASE_BYTES = 256_000_000
 class _CachedPlan:
     """A plan, the entries of it and its parts, and the time of the last check."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, Entry | None]
     plan: ModelPlan
     checked_at: float = 0.0
 
@@ -43,10 +48,25 @@ class ModelPlans:
         self._plugins = plugins
         self._cache: dict[tuple[str, str | None], _CachedPlan] = {}
         self._editions: dict[str, tuple[Entry, str]] = {}
+        self._changing = asyncio.Lock()
 
     def clear(self) -> None:
         """Drop every plan: plugins or registrations have changed."""
         self._cache.clear()
+
+    async def change(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that changes the registry in a thread, then drop every plan.
+
+        One at a time: each may wait for another program's lock, and would keep a thread of the
+        pool that others need. If cancelled, it waits for the function's end.
+        """
+        from mataserver.sources.plugin_sources import finish  # not for the start
+
+        async with self._changing:
+            try:
+                return await finish(function, *arguments)
+            finally:
+                self.clear()
 
     def reconfigure(self, settings: Settings) -> None:
         """Apply other settings, dropping every plan."""
@@ -66,10 +86,10 @@ class ModelPlans:
             return cached.plan
         entry = self._models.entry(name)
         if cached is None or not self._is_unchanged(cached):
+            # Read before: what a thread registers meanwhile may not be in the plan.
+            entries = self._models.entries() | {name: entry}
             plan = self._make_plan(name, entry, task or entry.task)
-            entries = self._models.entries()
-            names = {each.spec.name for each in plan.with_parts}
-            involved = {each: entries[each] for each in names if each in entries}
+            involved = {each.spec.name: entries.get(each.spec.name) for each in plan.with_parts}
             cached = self._cache[name, task] = _CachedPlan(involved, plan)
         cached.checked_at = now
         return cached.plan
@@ -78,7 +98,7 @@ class ModelPlans:
         """Whether a model and its parts are registered unchanged, with their files present."""
         entries = self._models.entries()
         return all(
-            entries.get(name) == entry and weights.are_present(name, entry)
+            entry is not None and entries.get(name) == entry and weights.are_present(name, entry)
             for name, entry in cached.entries.items()
         )
 

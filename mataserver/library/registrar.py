@@ -74,7 +74,6 @@ class ModelRegistrar:
         ``Unavailable`` if too many are queued.
         """
         from mataserver.sources import hub  # only a pull needs it: not the start
-        from mataserver.sources.plugin_sources import finish
 
         self._check_task(task)
         with self.pulls.register(name, on_step) as pull:
@@ -82,7 +81,7 @@ class ModelRegistrar:
             if provided is not None:
                 warnings = await self._install(provided, task, pull, allow_pip=allow_pip)
                 entry = Entry(task=task, source="pip", pulled_at=time.time())
-                return await finish(self._register, name, entry, warnings)
+                return await self._plans.change(self._register, name, entry, warnings)
             source = plugin_models.find_source(name, self._plugins)
             if source is not None:
                 check_installed(f"The source {source.spec.name}", source.spec)
@@ -94,14 +93,14 @@ class ModelRegistrar:
                         pull.report,
                         lambda entry: self.match(weights.files(name, entry), task),
                     )
-                return await finish(self._register, name, entry)
+                return await self._plans.change(self._register, name, entry)
             hub.validate_repo_id(name)
             async with self.pulls.slot(pull):
                 config = await _fetch_config(name, task, self._plugins)
                 self.match(ModelFiles(name, "hf", None, config), task)
                 await hub.download(name, pull.report)
             entry = Entry(task=task, source="hf", pulled_at=time.time())
-            return await finish(self._register_present, name, entry)
+            return await self._plans.change(self._register_present, name, entry)
 
     def add_local(self, path: Path, task: str, name: str | None = None) -> Registration:
         """Register a local directory or file.
