@@ -140,3 +140,28 @@ async def test_a_picture_that_takes_long_to_decode_fails_alone(tmp_path, engine_
     assert not worker.is_alive
     await worker.close()
     await engine.close()
+
+
+async def test_who_reads_on_when_the_thread_is_given_up_is_told_of_the_own_picture(tmp_path):
+    """Sent to the next worker as a request that never began, the picture would end that one too."""
+    engine, given = ThreadEngine(), assignment(tmp_path, load_queue)
+    impatient = dataclasses.replace(given.context, decode_timeout=0.2)
+    worker = await engine.start(dataclasses.replace(given, context=impatient), Placement("late"))
+    died = asyncio.Event()
+    worker.on_death(lambda _: died.set())
+
+    async def read(data, begun=None):
+        async for _ in worker.generate(Job(data, b"\x80", "json")):
+            if begun is not None:
+                begun.set()
+                await died.wait()
+
+    async with asyncio.timeout(60.0):
+        begun = asyncio.Event()
+        slow = asyncio.create_task(read(slow_jpeg(), begun))
+        await begun.wait()
+        with pytest.raises(WorkerReplacedError):
+            await read(picture())
+        with pytest.raises(DecodeTimeoutError, match=r"over 0\.2 s"):
+            await slow
+    await engine.close()

@@ -139,7 +139,7 @@ class ThreadWorker:
                 if item is _END:
                     return
                 yield item
-        except WorkerReplacedError:
+        except (WorkerReplacedError, NotDispatchedError):  # the latter if its reader paused
             if self._timed_out is not None and job is self._timed_out[0]:
                 raise self._timed_out[1] from None
             raise
