@@ -118,7 +118,9 @@ def _put(written: os.stat_result, part: Path, target: Path) -> bool:
     """
     for place in (part, target):
         with contextlib.suppress(FileNotFoundError), _alone(target.parent):
-            if os.path.samestat(place.stat(), written):
+            found = place.stat()
+            # The number of a file that is gone may be another's, which has not all come yet.
+            if os.path.samestat(found, written) and found.st_size == written.st_size:
                 place.replace(target)
                 with contextlib.suppress(OSError):  # another program begins anew
                     part.parent.rmdir()

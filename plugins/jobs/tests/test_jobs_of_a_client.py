@@ -185,8 +185,8 @@ async def test_who_is_overtaken_by_two_programs_downloads_anew(ask, proxy, tmp_p
     def late(written, part, target):
         if not overtaken:
             overtaken.append(target)
+            target.write_bytes(DATA)  # before the other goes, whose number it would have
             part.unlink()
-            target.write_bytes(DATA)
         return put(written, part, target)
 
     monkeypatch.setattr(downloads, "_put", late)
@@ -194,6 +194,17 @@ async def test_who_is_overtaken_by_two_programs_downloads_anew(ask, proxy, tmp_p
         [got] = await client.download_job(job, tmp_path / "got", "folder/large file.bin")
     assert got.read_bytes() == DATA
     assert [*got.parent.iterdir()] == overtaken == [got]
+
+
+def test_what_has_the_number_of_a_file_that_is_gone_is_not_put(tmp_path):
+    """File systems give it to the next one, which may be another program's beginning."""
+    part, target = tmp_path / "some.part" / "tag", tmp_path / "file"
+    part.parent.mkdir()
+    part.write_bytes(DATA)
+    written = part.stat()
+    part.write_bytes(DATA[:9])
+    assert not downloads._put(written, part, target)
+    assert not target.exists()
 
 
 async def test_a_file_that_changes_meanwhile_is_not_mixed(ask, proxy, tmp_path):
