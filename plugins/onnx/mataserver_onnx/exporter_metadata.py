@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _KEYS = frozenset({"stride", "task", "end2end", "kpt_shape"})
 _AUTHOR = "ultralytics"
-_MAX_VALUE = 2**16
+_MAX_VALUE = 2**14
 """Maximum characters of a value; the arguments of an export have some 3,000."""
 
 
@@ -68,7 +68,7 @@ def read(graph: Graph) -> ExporterMetadata:
 
 
 def _value(text: str | None) -> Any:
-    return literal((text or "None").strip(), _MAX_VALUE)
+    return literal(text.strip()) if text and len(text) <= _MAX_VALUE else None
 
 
 def _end2end(end2end: object, arguments: object) -> bool | None:

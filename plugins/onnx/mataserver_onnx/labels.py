@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
@@ -19,6 +20,13 @@ _MAX_BYTES = 8 * 2**20
 _MAX_LABELS = 1_000_000
 _MAX_NAMES = 2**20
 """Maximum characters of the names in metadata; those of ImageNet's 21,841 classes have 0.8 MB."""
+_MAX_NOTED = 50_000
+"""Maximum commas between the names in metadata."""
+_STRING = re.compile(r"""'(?:[^'\\\r\n]|\\.)*+'|"(?:[^"\\\r\n]|\\.)*+\"""")
+_FLAT = re.compile(r"""[\[({][0-9\s.,:"]*[\])}]""")
+"""A list, tuple or dict, its strings left out, that holds no other and no operators."""
+_ODD = re.compile(r"""\w"|"["\w]""")
+"""A prefix of a string, as ``f``, or three quotes: where such strings end is not known here."""
 _SEPARATORS = ("\n", ";", ",")
 _NO_SYNTAX = frozenset("[](){}:'\"")
 """Characters that are no part of names without quotes: they belong to some other notation."""
@@ -131,17 +139,28 @@ def _noted(graph: Graph) -> dict[int, str] | None:
     text = graph.metadata.get("names", "").strip()
     if not text:
         return {}
-    return _by_index(literal(text, _MAX_NAMES))
+    return _written(text)
 
 
-@functools.lru_cache(maxsize=16)  # the names are looked at several times for each task
-def literal(text: str, most: int) -> Any:
-    """Return a value in Python's notation; None for another one or for over ``most`` characters.
+@functools.lru_cache(maxsize=4)  # the names are looked at several times for each task
+def _written(text: str) -> dict[int, str] | None:
+    """Return the names in a flat dict, list or tuple in Python's notation, or None.
 
-    Each takes up to 300 bytes and 2 microseconds, and the server waits for it.
+    A stranger's text of a megabyte can be half a million values, which take seconds and hundreds of
+    megabytes: how many there are, and that they hold no others, is seen before they are parsed.
     """
+    if len(text) > _MAX_NAMES:
+        return None
+    outline = _STRING.sub('"', text)
+    if outline.count(",") > _MAX_NOTED or not _FLAT.fullmatch(outline) or _ODD.search(outline):
+        return None
+    return _by_index(literal(text))
+
+
+def literal(text: str) -> Any:
+    """Return a value in Python's notation; None for another one."""
     try:
-        return ast.literal_eval(text) if len(text) <= most else None
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
 

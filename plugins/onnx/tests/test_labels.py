@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from mataserver import MataError
@@ -83,6 +85,36 @@ def test_names_without_end_are_not_read():
     assert labels.are_unreadable(endless)
     commas = Graph((), (), {"names": ",".join(["a"] * 600_000)})
     assert len(labels.find(commas, {}, None, 600_000)) == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "[" + "{1}," * 200_000 + "]",
+        "[" + "1," * 400_000 + "]",
+        "[" + "-1," * 40_000 + "]",
+        "[f'{[" + "[]," * 200_000 + "]}']",
+        "['''a' '''," + "{1}," * 200_000 + "]#'",
+    ],
+    ids=["nested", "many", "signs", "f-string", "three quotes"],
+)
+def test_names_that_would_take_much_are_not_parsed(names):
+    """Of a megabyte 60 were kept for each of 16 files, and all waited for seconds."""
+    tracemalloc.start()
+    try:
+        assert labels.are_unreadable(Graph((), (), {"names": names}))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_with_signs_in_them_are_read():
+    """Brackets, quotes, commas and signs within a name are no values."""
+    names = ["a [b] (c), {d}: -1", "it's", 'say "no"', "both ' and \"", "back\\slash", "'''", ""]
+    for written in (names, tuple(names), dict(enumerate(names))):
+        found = labels.from_metadata(Graph((), (), {"names": str(written)}))
+        assert list(found.values()) == names
+    assert labels.from_metadata(Graph((), (), {"names": "{}"})) == {}
 
 
 @pytest.mark.parametrize("names", ["cat,dog", "cat, dog", "cat;dog", "cat\ndog\n"])
