@@ -8,7 +8,6 @@ sheared here.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,19 +28,9 @@ def upright(frame: VideoFrame) -> NDArray[np.uint8]:
 
     Raises what PyAV raises for pixels that cannot be converted.
     """
-    pixels = turned(frame.to_ndarray(format="rgb24", **_one_thread()), _matrix(frame))
+    # By itself PyAV starts a thread a core for each frame, which cost more than the conversion.
+    pixels = turned(frame.to_ndarray(format="rgb24", threads=1), _matrix(frame))
     return np.ascontiguousarray(pixels, dtype=np.uint8)
-
-
-@cache
-def _one_thread() -> dict[str, Any]:
-    """Return what keeps a conversion in its thread: PyAV 17 starts one a core for each frame.
-
-    They cost four times what the conversion does. Older versions start none, and have no option.
-    """
-    from av import __version__
-
-    return {"threads": 1} if int(__version__.partition(".")[0]) >= 17 else {}
 
 
 def turned(pixels: NDArray[Any], matrix: Sequence[int]) -> NDArray[Any]:
