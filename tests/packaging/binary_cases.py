@@ -71,7 +71,8 @@ def test_it_serves(folder, environment):
     with running([folder / BUILT.name, "serve"], environment, folder) as server:
         assert server.health()["version"] == __version__
         found = {plugin["name"]: plugin for plugin in ask(f"{server.url}/v1/plugins")}
-        assert sorted(found) == ["ocr", "onnx", "opencv"]
+        held = ["cameras", "console", "ocr", "oip", "onnx", "openai", "opencv"]
+        assert sorted(found) == held
         assert not any("error" in plugin for plugin in found.values())
         assert "HARBOUR CAFE" in server.read_receipt()
         assert server.family()
