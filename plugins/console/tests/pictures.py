@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[3]
 RENDERED = ROOT / "plugins" / "reconstruct" / "tests"
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent), str(RENDERED)]
 
+import planted_chat  # noqa: E402
 import planted_film  # noqa: E402 - from beside this file
 import planted_sam  # noqa: E402
 import rendered  # noqa: E402
@@ -283,16 +284,17 @@ async def ask() -> None:
     """Ask, of a stand-in: a model that talks comes with no package."""
     with tempfile.TemporaryDirectory() as folder:
         async with (
-            served(Path(folder)) as server,
+            served(Path(folder), points=[planted_chat.POINT], registered={"chat": "vlm"}) as server,
             shown(server.url, Path(folder)) as person,
         ):
-            for name in {*TASKS, *(f"fake-{task}" for task in FAKES)} - {"fake-vlm"}:
+            for name in {*TASKS, *(f"fake-{task}" for task in FAKES)}:
                 await asked(server, "DELETE", f"/v1/models/{name}")
-            await person.go("ask")
+            await person.go("ask?model=chat&seconds=0.05")
             await person.give((PICTURES / "receipt.jpg").read_bytes(), "receipt.jpg")
-            await person.fill("#question", "How large is the picture?")
-            await person.click("Ask", ".talk")
-            await person.sees("first word after")
+            for number, question in enumerate(planted_chat.REPLIES, 1):
+                await person.fill("#question", question)
+                await person.click("Ask", ".talk form")
+                await person.until(f"document.querySelectorAll('.turn .help').length === {number}")
             await take(person, "ask")
 
 
