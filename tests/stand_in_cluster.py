@@ -90,6 +90,14 @@ class StandInNode(Daemon):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    @property
+    def is_halted(self):
+        """Whether it has runners, and all of them stand still."""
+        pids = self.pids
+        return bool(pids) and all(
+            psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in pids
+        )
+
     async def kill(self):
         """End the node and everything on it."""
         await self.close()
@@ -220,6 +228,8 @@ class _Cluster:
             taken.pop(place.token, None)
 
     def place(self, place):
+        if "fault" in place.labels:
+            raise KeyError(place.labels["fault"])
         return _Actor(self, place)
 
     def note(self, node, pid):
@@ -287,13 +297,22 @@ def runner(parent):
     """Be a runner: do what the messages of the stand-in say."""
     apart = os.environ.get("STAND_IN_APART")
     made = NodeRunner(FileStore(Path(apart), shared=False) if apart else None)
+    halts = os.environ.get("STAND_IN_HALTS", "")
+    halt_at(halts, "start")
     parent.send({"versions": made.describe()})
     for message in parent.messages(dict):
         secret = bytes.fromhex(message["secret"])
         environment = message["environment"]
         found = made.listen(message["address"], secret, message["goods"], environment)
         parent.send({"listening": found})
+        halt_at(halts, "listening")
         threading.Thread(target=_tell_end, args=(made, parent), daemon=True).start()
+
+
+def halt_at(wanted, moment):
+    """Stand still at a moment, if that is wanted."""
+    if wanted == moment:
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _tell_end(made, parent):

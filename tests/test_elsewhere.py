@@ -65,6 +65,7 @@ def test_a_model_on_a_cluster(tmp_path):
         ("models: [{model: a, engine: ray, needs: {cpus: 1}}]", "models[0].needs"),
         ("models: [{model: a, engine: ray, needs: {cpu: -1}}]", "models[0].needs.cpu"),
         ("models: [{model: a, engine: ray, needs: {labels: {'a b': c}}}]", "models[0].needs"),
+        ("models: [{model: a, engine: ray, needs: {gpu: 1.5}}]", "or whole ones"),
         ("ray_address: ray://head:10001", "ray_address"),
         ("ray_silence: 0.1", "ray_silence"),
     ],

@@ -21,7 +21,7 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``needs:`` of a model with the engine ``ray``: for each of its workers.
 
     cpu:       processors, possibly fractional.
-    gpu:       GPUs, possibly fractional; None means one with ``device: cuda``, else none.
+    gpu:       GPUs, a part of one or whole ones; None means one with ``device: cuda``, else none.
     memory_mb: memory; 0 requests none.
     labels:    labels that the node must have.
     """
@@ -30,6 +30,11 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpu: Annotated[float, Meta(ge=0.0, le=64.0)] | None = None
     memory_mb: Annotated[float, Meta(ge=0.0, le=16_777_216.0)] = 0.0
     labels: dict[Label, Label] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for an amount that no cluster gives."""
+        if self.gpu is not None and self.gpu > 1 and self.gpu % 1:
+            raise ValueError("gpu must be a part of one GPU, or whole ones")
 
     @property
     def threads(self) -> int:

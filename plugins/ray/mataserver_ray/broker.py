@@ -81,10 +81,11 @@ class Broker:
         self._send(NodeList(await asyncio.to_thread(self._cluster.nodes)))
 
     async def _place(self, place: PlaceRunner) -> None:
-        """Place a runner, and supervise it until it ends."""
-        token, placed = place.token, False
-        actor = self._actors[token] = self._cluster.place(place)
+        """Place a runner, and supervise it until it ends. The server is told, whatever happens."""
+        token = place.token
+        last: BrokerEvent = RunnerStartFailed(token, "the broker failed, see its log")
         try:
+            actor = self._actors[token] = self._cluster.place(place)
             async with asyncio.timeout(place.placement_timeout):
                 node, versions = await actor.locate()
             secret = bytes.fromhex(place.secret)
@@ -92,18 +93,16 @@ class Broker:
                 node.host, secret, place.manifests, place.environment
             )
             self._send(RunnerPlaced(token, host, port, node, versions, found))
-            placed = True
+            last = RunnerEnded(token, "it was closed")
             await actor.wait_closed()
-            self._send(RunnerEnded(token, "it was closed"))
         except TimeoutError:
-            self._send(NoNodeAvailable(token))
+            last = NoNodeAvailable(token)
         except RunnerLostError as error:
-            self._send(
-                RunnerEnded(token, str(error)) if placed else RunnerStartFailed(token, str(error))
-            )
+            last = msgspec.structs.replace(last, reason=str(error))
         finally:
-            del self._actors[token]
-            actor.kill()
+            self._send(last)
+            if token in self._actors:
+                self._actors.pop(token).kill()
 
     def _send(self, message: BrokerEvent) -> None:
         with contextlib.suppress(BrokenPipeError):  # the server has exited; this process follows

@@ -200,8 +200,9 @@ class Cluster:
             missed = 0 if result is heartbeat.ProbeResult.ALIVE else missed + 1
             refused = result is heartbeat.ProbeResult.REFUSED and not self._head_lost
             delay = heartbeat.RECHECK_SECONDS if refused else self._silence / heartbeat.MISSED_LIMIT
-            if missed >= 2:  # one missed reply may be this loop's own delay
-                self._head_lost = True
+            if missed >= 2 and not self._head_lost:  # one may be this loop's own delay
+                self._head_lost = True  # nothing will be placed: not "no room", after a while
+                self._pending.fail_pending(Unavailable(UNREACHABLE, retry_after=1))
 
     def _on_broker_end(self) -> bool:
         """Fail everything pending after the broker's end; return whether it had joined.

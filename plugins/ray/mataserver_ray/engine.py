@@ -19,6 +19,7 @@ from mataserver_ray.cluster import BROKER, Cluster
 from mataserver_ray.file_transfer import ManifestCache, relocate, send_missing_files
 from mataserver_ray.heartbeat import NodeMonitors
 from mataserver_ray.node_runner import SECRET_BYTES, WORKER
+from mataserver_ray.pending_placements import RunnerStartError
 from mataserver_ray.program_relay import LaunchRequest
 from mataserver_ray.remote_program import start_program
 from mataserver_ray.versions import check_versions, model_modules
@@ -129,8 +130,9 @@ class RayEngine:
                 command[1:2] * (command[0] != "program"),
             )
             given = LaunchRequest([*command, *arguments], dict(environment or {}), nice, threads)
-            child = await self._start_program(placed, secret, given, log)
             monitor = self._monitors.monitor(placed.node)
+            async with monitor.guard():
+                child = await _start_program(placed, secret, given, log)
             monitor.add(child)
             try:
                 yield child
@@ -144,15 +146,6 @@ class RayEngine:
                     raise
         finally:
             self.cluster.kill(token)
-
-    async def _start_program(
-        self, placed: RunnerPlaced, secret: bytes, program: LaunchRequest, output: Path | None
-    ) -> RemoteChild:
-        try:
-            return await start_program(placed.host, placed.port, secret, program, output)
-        except OSError:
-            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - no traceback to show
-            raise Unavailable("The node cannot be reached", retry_after=1) from None
 
     async def _start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         name, token = assignment.spec.name, self.cluster.token()
@@ -175,7 +168,6 @@ class RayEngine:
         placed = await self._place_runner(place, on_end)
         try:
             check_versions(placed.node.name, placed.versions, model_modules(assignment))
-            paths = await send_missing_files(name, manifests, placed, secret)
             monitor, epoch = self._monitors.monitor(placed.node), self.cluster.epoch
             worker = RayWorker(
                 name,
@@ -184,8 +176,10 @@ class RayEngine:
                 placed.node,
                 lambda: self._is_lost(placed.node, monitor, epoch),
             )
-            workers.append(worker)
-            await _connect(worker, placed, secret)
+            async with monitor.guard():
+                paths = await send_missing_files(name, manifests, placed, secret)
+                workers.append(worker)
+                await _connect(worker, placed, secret)
         except BaseException:
             self.cluster.kill(token)
             raise
@@ -227,8 +221,12 @@ class RayEngine:
     async def _place_runner(
         self, place: PlaceRunner, on_end: Callable[[str], None]
     ) -> RunnerPlaced:
+        """Place a runner; one that ends as it starts, as with its node, is placed once more."""
         try:
-            return await self.cluster.place(place, on_end)
+            try:
+                return await self.cluster.place(place, on_end)
+            except RunnerStartError:
+                return await self.cluster.place(place, on_end)
         except OutOfMemory:
             wanted = ", ".join(_describe_needs(place))
             raise OutOfMemory(f"No node of the Ray cluster has room for {wanted}") from None
@@ -239,6 +237,16 @@ class RayEngine:
             self._monitors.avoid(node)
             return True
         return self.cluster.epoch != epoch
+
+
+async def _start_program(
+    placed: RunnerPlaced, secret: bytes, program: LaunchRequest, output: Path | None
+) -> RemoteChild:
+    try:
+        return await start_program(placed.host, placed.port, secret, program, output)
+    except OSError:
+        log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - no traceback to show
+        raise Unavailable("The node cannot be reached", retry_after=1) from None
 
 
 async def _connect(worker: RayWorker, placed: RunnerPlaced, secret: bytes) -> None:

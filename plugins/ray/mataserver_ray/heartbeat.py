@@ -13,8 +13,10 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from mataserver import NodeDied, Unavailable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from mataserver_ray.broker_messages import Node
 
@@ -70,6 +72,19 @@ class MonitoredWorker(Protocol):
         """Handle the loss of the node."""
 
 
+class _Visitor:
+    """What is done on a node before it has a worker: given up once the node is lost."""
+
+    limit: asyncio.Timeout
+
+    def set_suspect(self, *, suspect: bool) -> None:
+        """Ignore a silent node: it may recover."""
+
+    def node_lost(self, reason: str) -> None:  # noqa: ARG002 - already logged
+        """End it now."""
+        self.limit.reschedule(0.0)
+
+
 class NodeMonitor:
     """Monitors one node while it has workers; calls ``on_lost()`` once it is lost."""
 
@@ -84,8 +99,8 @@ class NodeMonitor:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it monitors for no worker."""
-        return not self._workers
+        """Whether it monitors for no worker, or no more: a node may come back after its loss."""
+        return self._is_lost or not self._workers
 
     def add(self, worker: MonitoredWorker) -> None:
         """Monitor on behalf of a worker."""
@@ -98,6 +113,27 @@ class NodeMonitor:
         self._workers.discard(worker)
         if not self._workers:
             self.stop()
+
+    @contextlib.asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """Raise ``NodeDied`` once the node is lost: for what is done there before it has a worker.
+
+        It replaces an ``Unavailable`` that the lost node is the reason for.
+        """
+        visitor = _Visitor()
+        try:
+            async with asyncio.timeout(None) as visitor.limit:
+                self.add(visitor)
+                try:
+                    yield
+                finally:
+                    self.discard(visitor)
+        except (TimeoutError, Unavailable):
+            if not await self.is_lost():
+                raise
+            if not self._is_lost:  # found here before the next heartbeat
+                self._on_lost()
+            raise NodeDied from None
 
     def stop(self) -> None:
         """Stop monitoring."""

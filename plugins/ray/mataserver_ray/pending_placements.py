@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.ray")
 
 
+class RunnerStartError(WorkerDied):
+    """A runner ended before anything of its model or program ran: it can be tried elsewhere."""
+
+
 class PendingPlacements:
     """Pending placements and live runners, both by token.
 
@@ -54,8 +58,9 @@ class PendingPlacements:
         elif isinstance(message, NoNodeAvailable):
             self._resolve(message.token, OutOfMemory("No node of the Ray cluster has room"))
         elif isinstance(message, RunnerStartFailed):
-            log.error("a worker could not be started on the cluster: %s", message.reason)
-            self._resolve(message.token, WorkerDied("The model's worker died as it was started"))
+            log.error("a process could not be started on the cluster: %s", message.reason)
+            detail = "A process on the Ray cluster ended as it was started"
+            self._resolve(message.token, RunnerStartError(detail))
         elif isinstance(message, RunnerEnded):
             on_end = self.end_callbacks.pop(message.token, None)
             if on_end is not None:
@@ -75,12 +80,17 @@ class PendingPlacements:
         else:
             future.set_result(found)
 
-    def fail_all(self, error: MataError) -> None:
-        """Fail everything pending with ``error``, and report every runner as ended."""
+    def fail_pending(self, error: MataError) -> None:
+        """Fail every request with ``error``; runners go on."""
         waiting: list[asyncio.Future[Any]] = [*self.placing.values(), *self._node_lists]
-        self._node_lists, end_callbacks = [], [*self.end_callbacks.values()]
+        self._node_lists = []
         for each in waiting:
             fail_future(each, error)
+
+    def fail_all(self, error: MataError) -> None:
+        """Fail every request with ``error``, and report every runner as ended."""
+        self.fail_pending(error)
+        end_callbacks = [*self.end_callbacks.values()]
         self.end_callbacks.clear()
         for on_end in end_callbacks:
             on_end("the broker ended")

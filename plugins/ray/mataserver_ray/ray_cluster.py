@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver import printable
 from mataserver_ray.broker_messages import JoinedCluster, Node
 from mataserver_ray.node_runner import NodeRunner
 
@@ -87,14 +88,19 @@ class RayActor:
 
 
 async def _await_result(reference: Awaitable[Any]) -> Any:
-    """Await an actor's result. Raises ``RunnerLostError``."""
+    """Await a result of Ray. Raises ``RunnerLostError``."""
     import ray
 
     try:
         return await reference
     except ray.exceptions.RayError as error:
-        first = str(error).strip().partition("\n")[0]
-        raise RunnerLostError(f"{type(error).__name__}: {first}") from None
+        raise RunnerLostError(_summary(error)) from None
+
+
+def _summary(error: Exception) -> str:
+    """Return an error's first line, and the last: of a remote traceback, its cause."""
+    lines = str(error).strip().splitlines() or [""]
+    return printable(": ".join(dict.fromkeys((type(error).__name__, lines[0], lines[-1].strip()))))
 
 
 class RayCluster:
@@ -130,12 +136,15 @@ class RayCluster:
         if place.avoid:
             others = {**labels, "ray.io/node-id": f"!in({', '.join(place.avoid)})"}
             options = {"label_selector": others, "fallback_strategy": [{"label_selector": labels}]}
-        handle = self._runner_type.options(
-            num_cpus=place.cpu,
-            num_gpus=place.gpu,
-            memory=place.memory or None,
-            **options,
-        ).remote()
+        try:
+            handle = self._runner_type.options(
+                num_cpus=place.cpu,
+                num_gpus=place.gpu,
+                memory=place.memory or None,
+                **options,
+            ).remote()
+        except ValueError as error:  # an amount or a label that Ray does not take
+            raise RunnerLostError(_summary(error)) from None
         return RayActor(handle, self)
 
     def nodes(self) -> list[Node]:

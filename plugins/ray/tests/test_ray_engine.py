@@ -128,6 +128,76 @@ async def test_a_killed_node(cluster, assignment):
         assert place_of(worker) != lost
 
 
+@pytest.mark.parametrize("moment", ["start", "listening"])
+async def test_a_node_is_killed_before_its_worker_loads(cluster, assignment, moment):
+    """Nothing of the model ran there: it is loaded on another node, without an error."""
+    await cluster.add("large", cpu=8, environment={"STAND_IN_HALTS": moment})
+    engine = cluster.engine(silence=600.0)
+    loading = asyncio.create_task(engine.start(assignment, PLACE))
+    await until(lambda: cluster.nodes["large"].is_halted, SOON)
+    await cluster.kill("large")
+    async with asyncio.timeout(SOON):
+        worker = await loading
+    assert place_of(worker) in {"one", "two"}
+    assert labels(await answers(worker, job())) == ["16"]
+    await worker.close()
+
+
+async def test_a_program_whose_node_is_killed_as_it_starts(cluster):
+    """It runs on another node, as a model does."""
+    await cluster.add("large", cpu=8, environment={"STAND_IN_HALTS": "start"})
+    engine = cluster.engine(silence=600.0)
+
+    async def said():
+        async with engine.run_process(["echo", "hi"], needs=Needs(cpu=1)) as child:
+            return await child.output.readline()
+
+    running = asyncio.create_task(said())
+    await until(lambda: cluster.nodes["large"].is_halted, SOON)
+    await cluster.kill("large")
+    async with asyncio.timeout(SOON):
+        assert await running == b"hi\n"
+
+
+async def test_a_node_falls_silent_before_it_has_a_worker():
+    """What is sent there is given up once the node is lost; an error of another cause stays."""
+    daemon, lost = Daemon(), []
+    await daemon.open()
+    monitor = heartbeat.NodeMonitor("127.0.0.1", daemon.port, 0.4, lambda: lost.append("node"))
+    with pytest.raises(Unavailable, match="too large"):
+        async with monitor.guard():
+            raise Unavailable("too large")
+    daemon.silent = True
+    with pytest.raises(NodeDied):
+        async with asyncio.timeout(SOON), monitor.guard():
+            await asyncio.Event().wait()
+    assert (lost, monitor.is_idle) == (["node"], True)
+    await daemon.close()
+
+
+async def test_a_head_is_lost_while_a_worker_waits_for_room(cluster, assignment):
+    """It is 503 then, and not 507 after the rest of ``room``: no node is to blame."""
+    engine = cluster.engine(room=600.0, silence=1.0)
+    wanted = dataclasses.replace(assignment, needs=Needs(cpu=64))
+    waiting = asyncio.create_task(engine.start(wanted, PLACE))
+    await until(lambda: engine.cluster._pending.placing, SOON)
+    await cluster.kill_head()
+    with pytest.raises(Unavailable, match="out of reach"):
+        async with asyncio.timeout(SOON):
+            await waiting
+
+
+async def test_a_broker_that_fails_tells_so(cluster, assignment):
+    """An error that nobody foresaw ends the load with a sentence; nobody waits for ever."""
+    engine = cluster.engine()
+    wanted = dataclasses.replace(assignment, needs=Needs(labels={"fault": "x"}))
+    with pytest.raises(WorkerDied, match="ended as it was started"):
+        async with asyncio.timeout(SOON):
+            await engine.start(wanted, PLACE)
+    async with started(engine, assignment) as worker:  # and it goes on
+        assert labels(await answers(worker, job())) == ["16"]
+
+
 async def test_a_silent_node(cluster, assignment):
     """It is suspect soon, lost after ``silence``; one that speaks again in time is neither."""
     engine = cluster.engine(silence=2.0)
