@@ -3,7 +3,7 @@
 ``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
 opencv, ocr, database, accounts, jobs, fleet, sam and reconstruct. Segment and Ask are answered by
 the tests' stand-ins. A name of a part makes that alone: ``ask``, ``film``, ``fleet``, ``cloud``,
-``pages``.
+``jobs``, ``pages``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from conftest import FAKES, register  # noqa: E402
 from mataserver import testing  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from console_pages import Person
 
@@ -83,19 +83,35 @@ async def real(folder: Path) -> AsyncIterator[Served]:
 
 def camera(path: Path) -> str:
     """Write what Chromium shows as its camera, codes that move slowly; return the flag for it."""
-    codes = Image.open(PICTURES / "codes.jpg").convert("RGB")
-    codes = codes.resize((codes.width * 5 // 4, codes.height * 5 // 4), Image.Resampling.LANCZOS)
     with av.open(str(path), "w", format="mjpeg") as made:
         stream = made.add_stream("mjpeg", rate=30)
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuvj420p"
         stream.options = {"qscale": "3"}
-        for number in range(900):
-            share = abs(number - 450) / 450
-            left, top = (round(share * (codes.width - 640)), round(share * (codes.height - 480)))
-            part = codes.crop((left, top, left + 640, top + 480))
+        for part in moving(900):
             made.mux(stream.encode(av.VideoFrame.from_image(part)))
         made.mux(stream.encode(None))
     return f"--use-file-for-fake-video-capture={path}"
+
+
+def moving(number: int) -> Iterator[Image.Image]:
+    """Yield frames of 640 x 480 of codes that move away and come back."""
+    codes = Image.open(PICTURES / "codes.jpg").convert("RGB")
+    codes = codes.resize((codes.width * 5 // 4, codes.height * 5 // 4), Image.Resampling.LANCZOS)
+    for at in range(number):
+        share = abs(2 * at - number) / number
+        left, top = (round(share * (codes.width - 640)), round(share * (codes.height - 480)))
+        yield codes.crop((left, top, left + 640, top + 480))
+
+
+def clip(path: Path) -> bytes:
+    """Write a video of three seconds of them."""
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for part in moving(90):
+            made.mux(stream.encode(av.VideoFrame.from_image(part)))
+        made.mux(stream.encode(None))
+    return path.read_bytes()
 
 
 def palette(image: Image.Image) -> Image.Image:
@@ -146,24 +162,12 @@ async def use(person: Person) -> None:
 
 
 async def operate(person: Person) -> None:
-    """Live, Jobs, Models and Server."""
+    """Live, Models and Server."""
     await person.go("live?model=opencv-qr")
     await person.click("Start")
     await person.until("document.querySelector('.vl')?.innerText.includes('ms old')")
     await asyncio.sleep(8)
     await take(person, "live")
-    await person.go("jobs")
-    await person.click("New job")
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in ("codes", "astronaut", "receipt"):
-            archive.write(PICTURES / f"{name}.jpg", f"{name}.jpg")
-    await person.pick("opencv-qr")
-    await person.choose("dialog input[type=file]", packed.getvalue(), "pictures.zip")
-    await person.click("Start", "dialog")
-    await person.until("!!document.querySelector('.jobhead .state.ok')")
-    await person.sees("results.jsonl")
-    await take(person, "jobs")
     await person.go("models")
     await person.until("document.querySelectorAll('tr[data-model]').length === 4")
     await take(person, "models")
@@ -280,6 +284,21 @@ async def film() -> None:
             await take(person, "video")
 
 
+async def jobs() -> None:
+    """Make the pictures of Jobs: a video with what was found drawn in."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with real(folder) as server, shown(server.url, folder, seconds=300) as person:
+            for model in ("opencv-faces", "opencv-qr"):
+                form = aiohttp.FormData({"model": model, "every": "2"})
+                form.add_field("file", clip(folder / "shelf.mp4"), filename="shelf.mp4")
+                job = (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
+            await person.go(f"jobs?id={job}")
+            await person.until("document.querySelector('.jobmid video')?.readyState > 1")
+            await person.evaluate("document.querySelector('.jobmid video').currentTime = 0.2; 0")
+            await take(person, "jobs")
+
+
 async def ask() -> None:
     """Ask, of a stand-in: a model that talks comes with no package."""
     with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +330,7 @@ async def pages() -> None:
             await operate(person)
 
 
-PARTS = {"ask": ask, "film": film, "fleet": fleet, "cloud": cloud, "pages": pages}
+PARTS = {"ask": ask, "film": film, "fleet": fleet, "cloud": cloud, "jobs": jobs, "pages": pages}
 
 
 async def main() -> None:

@@ -9,6 +9,7 @@ import { ago, bytes, long, parted, zoned } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { JobVideo, isVideo } from "./job_video.mjs";
 import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
@@ -132,9 +133,11 @@ function Log({ job }) {
     <pre class="code joblog" tabindex="0" ref=${box} onScroll=${scrolled}>${text || "It has printed nothing."}</pre></section>`;
 }
 
+/** What a job has written so far, or in the end. @returns {{name: string, size: number}[]} */
+const useFiles = (job) => useSource(`v1/jobs/${job.id}/files`, ENDED.has(job.state) ? Infinity : 5).data?.files ?? [];
+
 function Files({ job }) {
-  const { data } = useSource(`v1/jobs/${job.id}/files`, ENDED.has(job.state) ? Infinity : 5);
-  const files = data?.files ?? [];
+  const files = useFiles(job);
   useEffect(() => { refresh(`v1/jobs/${job.id}/files`); }, [job.state]);
   return html`<section class="sect"><h2>Files</h2>${!files.length && html`<p class="help">None yet.</p>`}<ul class="stack-4">${files.map((file) => html`<li class="row between" key=${file.name}>
     <a class="whole" href=${fileOf(job, file.name)} download><${Icon} name="download"/> ${file.name}</a><span class="quiet nowrap">${bytes(file.size)}</span></li>`)}</ul></section>`;
@@ -150,8 +153,15 @@ function Failures({ job: { message, result: { failed, failures = [] } } }) {
     ${left > 0 && html`<li class="quiet">and ${left.toLocaleString("en")} more</li>`}</ul>`}<//>`;
 }
 
+/** The first video among the files of a job that is done. */
+function Made({ job }) {
+  const made = useFiles(job).find(isVideo);
+  return job.state === "done" && made && html`<${JobVideo} key=${`${made.name} ${job.finished_at}`} job=${job} name=${made.name}/>`;
+}
+
 const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(sentence(job.error))}/>`}
   ${job.result?.failed > 0 && job.message && html`<${Failures} job=${job}/>`}
+  <${Made} job=${job}/>
   ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
     ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}
     <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}

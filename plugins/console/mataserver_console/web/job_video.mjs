@@ -1,0 +1,31 @@
+// The video that a job made, played in the page; the server sends the part of it that is looked at.
+import { send } from "./api.mjs";
+import { fileOf } from "./cloud.mjs";
+import { Note, Trouble } from "./controls.mjs";
+import { html, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+
+const DECODING = 3;  // MediaError.MEDIA_ERR_DECODE
+
+/** Whether a browser may play a file, by its name. @param {{name: string}} file */
+export const isVideo = ({ name }) => /\.(mp4|webm)$/i.test(name);
+
+/** A video with its controls; one that did not come because the session was over, or the server away, comes after that. */
+export function JobVideo({ job, name }) {
+  const src = fileOf(job, name);
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const asked = useRef(false);
+  /** @param {{currentTarget: HTMLVideoElement}} event */
+  const fail = async ({ currentTarget: video }) => {
+    if (asked.current || video.error?.code === DECODING) { setError({}); return; }
+    asked.current = true;
+    const at = video.currentTime;
+    try { await send(src, { headers: { Range: "bytes=0-0" } }); } catch (failure) { setError(failure); return; }
+    video.load();
+    video.currentTime = at;
+  };
+  const again = () => { asked.current = false; setError(null); };
+  return html`<section class="card" aria-label="Video"><header><h2>Video</h2><span class="grow"></span><a class="btn small" href=${src} download><${Icon} name="download"/>${name}</a></header>
+    ${error ? html`<div class="pad">${error.message ? html`<${Trouble} error=${error} again=${again}/>` : html`<${Note} kind="warn">This browser cannot play it. Download it to see it in another program.<//>`}</div>`
+      : html`<video class="played" controls playsinline preload="metadata" src=${src} aria-label=${name} onError=${fail} onLoadedData=${() => { asked.current = false; }}></video>`}</section>`;
+}
