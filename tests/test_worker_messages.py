@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ class Transport:
     def writelines(self, buffers):
         """Take buffers."""
 
+    def is_closing(self):
+        """Say whether it was aborted."""
+        return self.aborted
+
     def abort(self):
         """Note it."""
         self.aborted = True
@@ -52,6 +57,20 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
     sick.infer([Job(b"a", b""), Job(b"b", b"")], answers.append)
     sick.data_received(b"".join(wire.frame(wire.Answer(1, []))))
     assert isinstance(answers[0], WorkerDied)
+
+
+async def test_what_is_sent_while_a_connection_closes_fails_when_it_has():
+    """A batch to a worker whose socket is closing fails with it, and to drop it is no error."""
+    near, far = socket.socketpair()
+    sick, answers = ProcessWorker("sick", 60.0), []
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: sick, sock=near)
+    with far:
+        transport.close()
+        drop = sick.infer([Job(b"a", b"")], answers.append)
+        drop()
+        assert not answers
+        await asyncio.sleep(0)
+    assert [type(answer) for answer in answers] == [WorkerDied]
 
 
 def alone(request, body=b"{}", **timing):

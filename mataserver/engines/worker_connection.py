@@ -198,7 +198,10 @@ class WorkerConnection:
     def _write(self, buffers: list[wire.Buffer]) -> None:
         if self._transport is None or self._closed:
             raise NotDispatchedError
-        self._transport.writelines(buffers)
+        # What one that is closing is given is lost with it, and ``close`` says so; asyncio's own
+        # ``writelines`` fails there since Python 3.12, or writes to the next owner of its number.
+        if not self._transport.is_closing():
+            self._transport.writelines(buffers)
 
     def _register(self, request: int, on_reply: ReplyCallback, images: int = 1) -> None:
         self._in_flight[request] = on_reply
