@@ -25,7 +25,7 @@ import importlib.metadata, importlib.util, json, os, site, sys, sysconfig
 found = []
 for one in importlib.metadata.distributions():
     try:
-        found.append([one.metadata["Name"], one.version])
+        found.append([one.metadata.get("Name"), one.metadata.get("Version")])
     except (ImportError, KeyError, OSError, TypeError, ValueError):
         continue
 paths = sysconfig.get_paths()
