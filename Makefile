@@ -88,7 +88,7 @@ test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the D
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
 
 fuzz: $(VENV)/.setup  ## every parser of strangers' bytes, some minutes; FUZZ_EXAMPLES=1000000 for hours
-	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(BIN)/python -m pytest -p no:cacheprovider --timeout 0 tests/test_foreign_bytes.py tests/test_foreign_plugins.py
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(BIN)/python -m pytest -p no:cacheprovider --timeout 0 tests/test_foreign_bytes.py tests/test_foreign_plugins.py tests/test_foreign_networks.py
 
 soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: some minutes
 	$(BIN)/python plugins/jobs/tests/soak.py

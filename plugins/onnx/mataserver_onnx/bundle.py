@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
 from mataserver_onnx import graph, ir, metadata_file
+from mataserver_onnx.graph import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def _only_network(path: Path) -> Path:
     if not found:
         raise MataError("the model's directory holds no .onnx file, and no .xml with its .bin")
     if len(found) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in found[:6])
+        names = ", ".join(printable(str(file.relative_to(path)), 100) for file in found[:6])
         raise AmbiguousNetworkError(
             "the model's directory holds several networks: name one of them under "
             f"plugins.onnx.models as file ({names})"
@@ -146,9 +147,11 @@ def _check_weights(directory: Path, name: str, least: int) -> None:
         raise MataError("the model refers to weights outside its directory")
     file = directory / name
     if not os.path.isfile(file):  # noqa: PTH113 - unlike Path, it raises for no name
-        raise MataError(f"the file {name[:100]} with the model's weights is missing beside it")
+        raise MataError(
+            f"the file {printable(name, 100)} with the model's weights is missing beside it"
+        )
     if file.stat().st_size < least:
-        raise MataError(f"the file {name} with the model's weights is not whole")
+        raise MataError(f"the file {printable(name, 100)} with the model's weights is not whole")
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -102,10 +102,12 @@ _MIXING = PASSING | frozenset(
 _SELECTING = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "TopK"})
 """Operators that select: their values are not one per class, in the order of the classes."""
 _MAX_OPERATORS = 64
+MAX_INPUTS = 64
+"""Maximum inputs of an operator that are looked at: a stranger's may have a million."""
 
 
 class Operator(NamedTuple):
-    """An operator's kind and the names of its inputs."""
+    """An operator's kind and the names of its inputs, at most ``MAX_INPUTS``."""
 
     kind: str
     inputs: tuple[str, ...]

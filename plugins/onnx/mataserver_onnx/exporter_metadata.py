@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from mataserver_onnx.graph import printable
 from mataserver_onnx.labels import from_metadata as labels_from_metadata
 from mataserver_onnx.labels import literal
 
@@ -16,6 +17,8 @@ _KEYS = frozenset({"stride", "task", "end2end", "kpt_shape"})
 _AUTHOR = "ultralytics"
 _MAX_VALUE = 2**14
 """Maximum characters of a value; the arguments of an export have some 3,000."""
+_MAX_NUMBER = 8192
+"""Maximum side of an image, and number of keypoints, that is believed; the settings' too."""
 
 
 class ExporterMetadata(NamedTuple):
@@ -58,7 +61,7 @@ def read(graph: Graph) -> ExporterMetadata:
     makers = f"{given.get('author', '')} {given.get('description', '')}".lower()
     return ExporterMetadata(
         is_known_exporter=not _KEYS.isdisjoint(given) or _AUTHOR in makers,
-        task=given.get("task", "").strip().lower(),
+        task=printable(given.get("task", "").strip().lower()),
         classes=len(labels_from_metadata(graph)) or None,
         end2end=_end2end(_value(given.get("end2end")), _value(given.get("args"))),
         family=_family(given.get("description", "")),
@@ -87,6 +90,6 @@ def _family(description: str) -> Literal["", "yolo", "rt-detr"]:
 def _pair(value: object) -> tuple[int, int] | None:
     if isinstance(value, list | tuple) and len(value) == 2:
         first, second = value
-        if isinstance(first, int) and isinstance(second, int) and min(first, second) > 0:
-            return first, second
+        if isinstance(first, int) and isinstance(second, int):
+            return (first, second) if min(value) > 0 and max(value) <= _MAX_NUMBER else None
     return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import MataError
 from mataserver_onnx.constants import constant, scalar
-from mataserver_onnx.ends import Operator, trace
+from mataserver_onnx.ends import MAX_INPUTS, Operator, trace
 from mataserver_onnx.protobuf import Message, TooManyFieldsError, message_of, number_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ FLOAT, INT32, FLOAT16 = 1, 6, 10
 WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Numbers of ``TensorProto.DataType``."""
 
+MAX_OUTPUTS = 1024
+"""Maximum outputs, each of which is traced back; a large language model has some 200."""
 _EXTERNAL = 1
 _FIRST_NEGATIVE = 2**63
 """Of the 64 bits of an integer, those from here on are a negative one."""
@@ -46,7 +48,7 @@ class Port:
     def __str__(self) -> str:
         """Return it as ``name [1, 84, ?]``."""
         sides = ", ".join(str(side) if isinstance(side, int) else "?" for side in self.dims)
-        return f"{self.name[:40]} [{sides}]"
+        return f"{printable(self.name)} [{sides}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class Graph:
     def output(self, name: str) -> Port | None:
         """Return an output by its name."""
         return next((port for port in self.outputs if port.name == name), None)
+
+
+def printable(text: str, most: int = 40) -> str:
+    """Return the beginning of a file's text for a message, which is one line."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
 
 
 def read(path: Path) -> Graph:
@@ -142,6 +149,8 @@ def _graph(graph: Message) -> Graph:
             inputs.append(_port(message_of(value)))
         elif number == 12:
             outputs.append(_port(message_of(value)))
+    if len(outputs) > MAX_OUTPUTS:
+        raise TooManyFieldsError
     given = tuple(port for port in inputs if port.name not in weights)
     ends = {port.name: trace(port.name, producers.get, scalars) for port in outputs}
     return Graph(given, tuple(outputs), ends=ends, external=external)
@@ -161,7 +170,7 @@ def _node(node: Message) -> dict[str, Operator]:
             outputs.append(message_of(value).text())
         elif number == 4:
             kind = message_of(value).text()
-    return dict.fromkeys(outputs, Operator(kind, tuple(inputs)))
+    return dict.fromkeys(outputs, Operator(kind, tuple(inputs[:MAX_INPUTS])))
 
 
 def _tensor(tensor: Message) -> tuple[str, str | None, int]:

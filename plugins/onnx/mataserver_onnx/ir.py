@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from mataserver import MataError
-from mataserver_onnx.ends import Operator, trace
-from mataserver_onnx.graph import FLOAT, FLOAT16, Graph, Port
+from mataserver_onnx.ends import MAX_INPUTS, Operator, trace
+from mataserver_onnx.graph import FLOAT, FLOAT16, MAX_OUTPUTS, Graph, Port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,27 +68,20 @@ def _read(path: Path, _changed: int, _size: int) -> Graph | None:
         {number: port for number, port in found.ports.items() if found.kinds[number] == kind}
         for kind in ("Parameter", "Result")
     )
-    if not inputs or not outputs:
+    if not inputs or not 0 < len(outputs) <= MAX_OUTPUTS:
         return None
-    ends = {port.name: _end(number, found.kinds, found.before) for number, port in outputs.items()}
+    made = found.operators()
+    # A result passes on what its only input holds.
+    ends = {
+        port.name: trace(made[number].inputs[0] if number in made else "", made.get)
+        for number, port in outputs.items()
+    }
     return Graph(
         tuple(inputs.values()),
         tuple(outputs.values()),
         ends=ends,
         external={path.with_suffix(".bin").name: 0},
     )
-
-
-def _end(result: str, kinds: dict[str, str], before: dict[str, dict[int, str]]) -> tuple[str, ...]:
-    """Return the kinds of the layers that produce a result, traced back from it."""
-
-    def producer(number: str) -> Operator | None:
-        ports = before.get(number, {})
-        inputs = tuple(ports[port] for port in sorted(ports))
-        return Operator(kinds.get(number, ""), inputs) if inputs else None
-
-    [first, *_] = before.get(result, {0: ""}).values()
-    return trace(first, producer)
 
 
 class _Description:
@@ -123,6 +117,16 @@ class _Description:
         made.EndElementHandler = self._end
         made.CharacterDataHandler = self._characters
         return made
+
+    def operators(self) -> dict[str, Operator]:
+        """Return the layers that have inputs, by number; an input is the layer that it is of."""
+        return {
+            number: Operator(
+                self.kinds.get(number, ""),
+                tuple(ports[port] for port in heapq.nsmallest(MAX_INPUTS, ports)),
+            )
+            for number, ports in self.before.items()
+        }
 
     def _start(self, tag: str, given: dict[str, str]) -> None:
         self._elements += 1

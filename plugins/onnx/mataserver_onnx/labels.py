@@ -199,6 +199,6 @@ def _by_index(given: object) -> dict[int, str] | None:
         return None
     try:
         found = {int(key): _text(name) for key, name in pairs}
-    except (TypeError, ValueError):
+    except (OverflowError, RecursionError, TypeError, ValueError):
         return None
     return found if all(0 <= key < _MAX_LABELS for key in found) else None

@@ -55,9 +55,9 @@ def _read(file: Path, _changed: int, _size: int) -> dict[str, str] | str | None:
     except MataError as error:
         ours = _are_ultralytics(key.decode() for key in _LINE.findall(content))
         return error.detail if ours else None
-    if not isinstance(decoded, dict) or not _are_ultralytics(decoded):
+    if decoded is None or not _are_ultralytics(decoded):
         return None
-    return {str(key): str(value) for key, value in decoded.items()}
+    return decoded
 
 
 def _are_ultralytics(keys: Iterable[Any]) -> bool:
@@ -65,21 +65,26 @@ def _are_ultralytics(keys: Iterable[Any]) -> bool:
     return len(_KEYS.intersection(keys)) > 1
 
 
-def _decode(content: bytes) -> Any:
-    """Decode YAML. Raises ``MataError``."""
+def _decode(content: bytes) -> dict[str, str] | None:
+    """Return the entries of YAML as texts; None for other YAML. Raises ``MataError``."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """One that refuses aliases, which can stand for any amount of text."""
+        """One that refuses aliases, which can stand for any amount of text, and tags.
+
+        Ultralytics writes neither, and PyYAML raises anything for a tag that its value is not of.
+        """
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("an alias")
+            if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "tag", None):
+                raise yaml.YAMLError("an alias or a tag")
             return super().compose_node(parent, index)
 
     if len(content) > _MAX_BYTES:
         raise MataError(f"the model's {NAME} is too large")
     try:
-        return yaml.load(content, Loader)  # noqa: S506 - a safe one
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        decoded = yaml.load(content, Loader)  # noqa: S506 - a safe one
+        entries = decoded.items() if isinstance(decoded, dict) else None
+        return None if entries is None else {str(key): str(value) for key, value in entries}
+    except (OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise MataError(f"the model's {NAME} cannot be read") from error

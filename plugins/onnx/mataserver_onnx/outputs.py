@@ -103,7 +103,7 @@ def _fits_named(graph: Graph, layout: LayoutName) -> bool:
         ranks = [len(port.dims) for port in (boxes, scores) if port is not None]
         whole = layout == "rf-detr-seg" or graph.output("masks") is None
         return whole and ranks == [3, 3] and boxes is not None and boxes.dims[2] in {4, ""}
-    return True
+    return all(len(port.dims) == 3 for port in graph.outputs if port.name in _OUTPUT_NAMES[layout])
 
 
 def class_count(

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mataserver import BadRequest, MataError
+from mataserver_onnx.graph import printable
 from mataserver_onnx.preparation import Geometry, Preparation, fixed_size, stretched, table
 from mataserver_onnx.processor_types import PROCESSORS, shortest, square
 
@@ -51,7 +52,7 @@ def read(
     kind = PROCESSORS.get(name)
     if kind is None:
         raise MataError(
-            f"the model's configuration names {name[:60] or 'no processor'}, which is not "
+            f"the model's configuration names {printable(name) or 'no processor'}, which is not "
             "known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
@@ -61,7 +62,7 @@ def read(
             own["do_flip_channel_order"] = blue_first
         plan = _ProcessorSettings(kind, {**kind.extra, **own})
         return plan.preparation(stretch)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise MataError("the settings of the model's image processor cannot be used") from error
 
 

@@ -14,29 +14,46 @@ _MAX_VARINT_BYTES = 10
 _MAX_TEXT = 8 * 2**20
 MAX_FIELDS = 500_000
 """Maximum fields that are looked at: some 140,000 describe a large language model's graph."""
+_MAX_TEXTS = 64 * 2**20
+"""Maximum bytes of all texts that are read: those of such a graph have some ten million."""
 
 
 class TooManyFieldsError(ValueError):
-    """A file has over ``MAX_FIELDS`` fields."""
+    """A file has more fields, or texts of more bytes, than are read."""
+
+
+@dataclass(slots=True)
+class Room:
+    """How many fields, and bytes of texts, of a file may still be read."""
+
+    fields: int = MAX_FIELDS
+    texts: int = _MAX_TEXTS
+
+    def take(self, fields: int, texts: int = 0) -> None:
+        """Take of it. Raises ``TooManyFieldsError`` where there is not so much."""
+        self.fields -= fields
+        self.texts -= texts
+        if self.fields < 0 or self.texts < 0:
+            raise TooManyFieldsError
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """A section of a protocol buffer, from ``start`` to ``end``.
 
-    The file may be a stranger's, and the server reads it: each field that is looked at, in whatever
-    section of the file, takes one of ``room``.
+    The file may be a stranger's, and the server reads it: each field that is looked at and each
+    text that is read, in whatever section of the file, takes of ``room``.
     """
 
     content: mmap.mmap
     start: int
     end: int
-    room: Iterator[int]
+    room: Room
 
     @staticmethod
     def whole(content: mmap.mmap) -> Message:
         """Return a file's outermost section."""
-        return Message(content, 0, len(content), iter(range(MAX_FIELDS)))
+        return Message(content, 0, len(content), Room())
 
     def fields(self) -> Iterator[tuple[int, int | Message]]:
         """Yield the number of each field and its value; a string or a message as a ``Message``.
@@ -61,14 +78,14 @@ class Message:
                 raise ValueError("unknown wire type")
             if not number or at > self.end:
                 raise ValueError("a field leaves its message")
-            if next(self.room, None) is None:
-                raise TooManyFieldsError
+            self.room.take(1)
             yield number, value
 
     def text(self) -> str:
-        """Return the value as text."""
+        """Return the value as text. Raises ``ValueError``, ``TooManyFieldsError``."""
         if self.end - self.start > _MAX_TEXT:
             raise ValueError("a text is too long")
+        self.room.take(0, self.end - self.start)
         return self.content[self.start : self.end].decode("utf-8")
 
     def bytes(self, most: int) -> bytes:

@@ -80,7 +80,8 @@ def decide(
         return ScoreActivation("none", said, made)
     if config.get("problem_type") == "multi_label_classification":
         return ScoreActivation("sigmoid", f"{said}, and its labels exclude no other")
-    if _classes(graph, output) == 1 or len(config.get("id2label") or ()) == 1:
+    named = config.get("id2label")
+    if _classes(graph, output) == 1 or (isinstance(named, dict | list) and len(named) == 1):
         return ScoreActivation("sigmoid", f"{said}, of one class")
     known = _classes(graph, output) is not None
     sure = known and ends.is_linear(path)

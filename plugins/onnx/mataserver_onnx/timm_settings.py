@@ -32,6 +32,7 @@ _RESAMPLES = {
 """Pillow's numbers of the filters, by timm's names."""
 _MIN_SHARE = 0.1
 """The smallest share that is believed: pictures are enlarged by its inverse before they are cut."""
+_MAX_SIDE = 8192
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _UNUSABLE = (
     "the pretrained_cfg in the model's config.json cannot be used: state input_size, mean, std and "
@@ -91,7 +92,7 @@ def read(config: Mapping[str, Any]) -> TimmSettings | None:
             squashes=mode == "squash",
             resample=_RESAMPLES[given.get("interpolation") or "bicubic"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise MataError(_UNUSABLE) from error
     finite = all(math.isfinite(value) for value in (*found.mean, *found.std))
     if not (finite and min(found.std) > 0 and _MIN_SHARE <= found.share <= 1):
@@ -112,7 +113,7 @@ def size(config: Mapping[str, Any]) -> Size | None:
         channels, height, width = (int(side) for side in sides)
     except (OverflowError, TypeError, ValueError) as error:
         raise MataError(_UNUSABLE) from error
-    if channels != 3 or min(height, width) < 1:
+    if channels != 3 or not 1 <= min(height, width) <= max(height, width) <= _MAX_SIDE:
         raise MataError(_UNUSABLE)
     return height, width
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from mataserver import MataError
 from mataserver_onnx import bundle, graph, ir
 from mataserver_onnx.constants import scalar
-from mataserver_onnx.ends import PASSING
-from mataserver_onnx.protobuf import Message
+from mataserver_onnx.ends import MAX_INPUTS, PASSING
+from mataserver_onnx.protobuf import Message, Room, TooManyFieldsError
 
 IR = """<?xml version="1.0"?>
 <net name="Model0" version="11"><layers>
@@ -153,6 +154,37 @@ def test_what_a_file_describes_ends(part, whole, tmp_path):
     (tmp_path / "a.onnx").write_bytes(whole + field + part * 600_000)
     with pytest.raises(MataError, match="more nodes, weights or ports than a network has"):
         graph.read(tmp_path / "a.onnx")
+
+
+def test_an_operators_many_inputs_are_not_traced(tmp_path):
+    """Each output is traced through them: 48 KB of both took four seconds, and a megabyte hours."""
+    image = onnx.helper.make_tensor_value_info("x", 1, [1, 3, 32, 32])
+    outputs = [onnx.helper.make_tensor_value_info("y", 1, [1, 4]) for _ in range(1025)]
+    node = onnx.helper.make_node("Concat", ["x"] * 1000, ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [image], outputs))
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(MataError, match="more nodes, weights or ports than a network has"):
+        graph.read(tmp_path / "a.onnx")
+    made = graph._node(Message.whole(node.SerializeToString()))
+    assert len(made["y"].inputs) == MAX_INPUTS
+
+
+def test_the_texts_of_a_file_end():
+    """They stay in memory: 250 MB of metadata took 250 MB of the server."""
+    content = b"\x0a\x04text"
+    for room, fits in ((4, True), (3, False)):
+        message = Message(content, 2, len(content), Room(texts=room))
+        with contextlib.nullcontext() if fits else pytest.raises(TooManyFieldsError):
+            assert message.text() == "text"
+
+
+def test_a_layer_of_many_inputs_is_read(tmp_path):
+    """Of OpenVINO's as many are looked at, by their ports, as of ONNX's."""
+    more = "".join(
+        f'<edge from-layer="9" from-port="0" to-layer="1" to-port="{n}" />' for n in range(1, 999)
+    )
+    (tmp_path / "a.xml").write_text(IR.replace("</edges>", more + "</edges>"))
+    assert ir.read(tmp_path / "a.xml").ends == {"logits": ("SoftMax",)}
 
 
 def test_a_tensor_of_many_numbers_is_no_scalar():
