@@ -29,6 +29,10 @@ class Taps(NamedTuple):
     places: NDArray[np.intp]
     weights: NDArray[np.float32]
 
+    def of(self, pixels: slice | NDArray[np.intp]) -> Taps:
+        """Return those of some of the new pixels."""
+        return Taps(self.places[pixels], self.weights[pixels])
+
 
 def positions(new: int, old: int) -> Line:
     """Return the centers of ``new`` pixels on the grid of ``old`` ones, whose first is at 0.
@@ -62,8 +66,8 @@ def cubic(at: Line, old: int) -> Taps:
 
 
 def resample_columns(values: Map, columns: Taps) -> Map:
-    """Resample the columns of maps ``[..., h, w]``."""
-    parts = (values[..., places] * weights for places, weights in _by_tap(columns))
+    """Resample the columns of a map ``[h, w]``."""
+    parts = (values.take(places, axis=1) * weights for places, weights in _by_tap(columns))
     first = next(parts)
     return sum(parts, start=first)
 
@@ -83,7 +87,7 @@ def blocks(rows: Taps, width: int) -> Iterator[tuple[slice, Taps]]:
     step = max(1, _BLOCK_BYTES // (4 * width))
     for start in range(0, len(rows.places), step):
         piece = slice(start, start + step)
-        yield piece, Taps(rows.places[piece], rows.weights[piece])
+        yield piece, rows.of(piece)
 
 
 def sample(values: Map, rows: Taps, columns: Taps) -> Map:
@@ -95,6 +99,20 @@ def sample(values: Map, rows: Taps, columns: Taps) -> Map:
     made: Map = np.empty((len(rows.places), len(columns.places)), np.float32)
     for piece, part in blocks(rows, len(columns.places)):
         made[piece] = resample_rows(wide, part)
+    return made
+
+
+def sample_at(values: Map, rows: Taps, columns: Taps) -> Map:
+    """Resample maps ``[h, w, C]`` at ``n`` pixels: ``[n, C]``, with the results of ``sample``."""
+    made: Map = np.zeros((len(rows.places), values.shape[2]), np.float32)
+    for above, share in _by_tap(rows):
+        wide: Map = np.zeros_like(made)
+        for beside, weights in _by_tap(columns):
+            part = values[above, beside]
+            part *= weights[:, None]
+            wide += part
+        wide *= share[:, None]
+        made += wide
     return made
 
 

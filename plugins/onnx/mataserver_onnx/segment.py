@@ -89,14 +89,14 @@ class Segmenter:
 
     def _segment(self, found: ScoredMask) -> Segment:
         """Return a segment whose box spans the outer edges of its outermost pixels."""
-        import numpy as np
+        from mataserver_onnx import masks
 
-        rows, columns = (np.flatnonzero(found.mask.any(axis)) for axis in (1, 0))
+        rows, columns = masks.bounds(found.mask)
         box = (
-            float(columns[0]),
-            float(rows[0]),
-            float(columns[-1] + 1),
-            float(rows[-1] + 1),
+            float(columns.start),
+            float(rows.start),
+            float(columns.stop),
+            float(rows.stop),
         )
         return Segment(self._network.labels[found.label], found.confidence, box, found.mask)
 

@@ -39,6 +39,22 @@ def test_winners_equal_argmax_of_stretched_maps():
     assert not masks.largest_maps(np.zeros((3, 2, 2), np.float32), (4, 4)).any()
 
 
+@pytest.mark.parametrize("size", [(90, 260), (5, 4)])
+def test_segments_of_classes_equal_the_plain_way(size):
+    """Masks, and their mean probabilities, are those of maps of all classes at the image's size."""
+    chance = np.random.default_rng(2)
+    logits = np.kron(chance.normal(size=(6, 3, 4)), np.ones((3, 3))).astype(np.float32)
+    logits += chance.normal(size=logits.shape).astype(np.float32) / 8
+    shares = softmax(logits, 0)
+    winner = np.stack([resample.bilinear(each, size) for each in logits]).argmax(0)
+    found = list(masks.semantic(logits, shares, size, 0.0))
+    assert [each.label for each in found] == np.unique(winner).tolist()
+    for each in found:
+        assert np.array_equal(each.mask, winner == each.label)
+        own = resample.bilinear(shares[each.label], size)
+        assert each.confidence == float(own[each.mask].mean())
+
+
 def plainly(boxes, scores, labels, limit):
     """Greedy suppression, one pair at a time."""
     kept = []
