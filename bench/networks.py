@@ -2,8 +2,8 @@
 
 Run as ``python bench/networks.py [NETWORK ...]``; it prints a Markdown table and whether the goals
 are met. Each network of ``shapes`` is served by ``mataserver serve`` and its plugin ``onnx``: on
-ONNX Runtime, and with ``--kinds onnx openvino int8`` also on OpenVINO, and as the exporter's int8
-on ONNX Runtime where it has one. With one worker of two threads and with two of one; the loop
+ONNX Runtime, and with ``--kinds onnx openvino int8 openvino-int8`` also on OpenVINO, and as the
+exporter's int8 where it has one. With one worker of two threads and with two of one; the loop
 without a server is in one process with two threads and in two with one, with the same runtime and
 the same code. FastAPI has torch eager, alike. Everyone answers a JPEG of 640 x 480 in JSON, a
 number of requests, in turn in each round; rates are medians of the rounds.
@@ -41,8 +41,24 @@ OURS, LOOPS, FASTAPI = (
 )
 """Of each, one process with two threads, and two with one."""
 
-KINDS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "int8": "ONNX Runtime, int8"}
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "int8": "onnxruntime"}
+KINDS = {
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "int8": "ONNX Runtime, int8",
+    "openvino-int8": "OpenVINO, int8",
+}
+
+
+def runtime(kind: str) -> str:
+    """Return what runs a kind, as the plugin's setting calls it."""
+    return "openvino" if kind.startswith("openvino") else "onnxruntime"
+
+
+def directory(name: str, kind: str) -> Path:
+    """Return the directory of a network's ONNX of a kind."""
+    return shapes.file(name, int8=kind.endswith("int8"))
+
+
 LOOP_GOAL, FASTAPI_GOAL = 0.95, 2.5
 ROUNDS = 3
 
@@ -63,7 +79,7 @@ class Asked(Question):
 def ours(name: str, kind: str, replicas: int, bodies: Bodies) -> contestants.Server:
     """Start our server with one network."""
     task = shapes.SHAPES[name].task
-    path = shapes.file(name, int8=kind == "int8")
+    path = directory(name, kind)
     folder = Path(tempfile.mkdtemp(dir=bodies.folder))
     entry = {"task": task, "source": "local", "pulled_at": time.time(), "path": str(path)}
     registry = {"version": 1, "models": {name: entry}}
@@ -74,7 +90,7 @@ def ours(name: str, kind: str, replicas: int, bodies: Bodies) -> contestants.Ser
         "keep_alive": -1,
         "log_level": "warning",
         "models": [{"model": name, "replicas": replicas, "threads": 2 // replicas}],
-        "plugins": {"onnx": {"runtime": RUNTIMES[kind]}},
+        "plugins": {"onnx": {"runtime": runtime(kind)}},
     }
     file = folder / "mataserver.yaml"
     file.write_text(json.dumps(settings))  # JSON is YAML
@@ -86,9 +102,9 @@ def ours(name: str, kind: str, replicas: int, bodies: Bodies) -> contestants.Ser
 
 def loops(name: str, kind: str, processes: int, bodies: Bodies) -> contestants.Loops:
     """Start the loop without a server, on the same runtime."""
-    path = shapes.file(name, int8=kind == "int8")
+    path = directory(name, kind)
     program = [sys.executable, str(contestants.HERE / "networks_loop.py")]
-    arguments = [name, str(path), RUNTIMES[kind], str(2 // processes)]
+    arguments = [name, str(path), runtime(kind), str(2 // processes)]
     return contestants.Loops([*program, *arguments], processes, bodies)
 
 
@@ -115,7 +131,7 @@ def fastapi(name: str, workers: int, bodies: Bodies) -> contestants.Server:
 
 def kinds_of(name: str, wanted: list[str]) -> list[str]:
     """Return the kinds of a network: the exporter's int8 is not for those of our own making."""
-    return [kind for kind in wanted if kind != "int8" or not shapes.SHAPES[name].is_own]
+    return [kind for kind in wanted if not (kind.endswith("int8") and shapes.SHAPES[name].is_own)]
 
 
 def makers(name: str, kinds: list[str], *, with_peer: bool) -> dict[str, Maker]:

@@ -23,6 +23,8 @@ import answers
 
 NET, TASK = os.environ.get("BENCH_NET", ""), os.environ.get("BENCH_TASK", "")
 OPENERS = {
+    "classify": "AutoModelForImageClassification",
+    "detect": "AutoModelForObjectDetection",
     "depth": "AutoModelForDepthEstimation",
     "embed": "CLIPVisionModelWithProjection",
     "segment": "AutoModelForSemanticSegmentation",
@@ -80,7 +82,27 @@ def _embedding(_processor: Any, outputs: Any, _size: tuple[int, int]) -> dict[st
     return {"embedding": (vector / vector.norm()).tolist()}
 
 
-READERS = {"depth": _depth, "segment": _segments, "embed": _embedding}
+def _classes(_processor: Any, outputs: Any, _size: tuple[int, int]) -> dict[str, Any]:
+    scores, found = (each.tolist() for each in outputs.logits[0].softmax(-1).topk(5))
+    pairs = zip(found, scores, strict=True)
+    return {"classifications": [{"label": f"class {at}", "confidence": s} for at, s in pairs]}
+
+
+def _detections(processor: Any, outputs: Any, size: tuple[int, int]) -> dict[str, Any]:
+    [found] = processor.post_process_object_detection(outputs, target_sizes=[size])
+    rows = zip(*(found[each].tolist() for each in ("labels", "scores", "boxes")), strict=True)
+    return {
+        "detections": [{"label": f"class {at}", "confidence": s, "bbox": b} for at, s, b in rows]
+    }
+
+
+READERS = {
+    "classify": _classes,
+    "detect": _detections,
+    "depth": _depth,
+    "segment": _segments,
+    "embed": _embedding,
+}
 
 
 @app.get("/health")

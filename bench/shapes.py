@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import exported
+import nets
+
 HERE = Path(__file__).resolve().parent
 PLACE = HERE.parent / "build" / "bench-onnx"
 PHOTO = HERE.parent / "examples" / "pictures" / "astronaut.jpg"
@@ -41,6 +44,8 @@ SHAPES = {
     "depth": Shape("Depth Anything V2 Small, 518", "depth", 16),
     "clip": Shape("CLIP ViT-B/32, 224", "embed", 32),
     "segformer": Shape("SegFormer-B0, 512", "segment", 16),
+    "vit": Shape("ViT-B/16, 224", "classify", 16),
+    "rtdetr": Shape("RT-DETR-r18, 640", "detect", 16),
 }
 WIDTHS = {"yolo11n": 16, "yolo11s": 32}
 
@@ -67,6 +72,9 @@ def ensure(names: list[str]) -> None:
 def _parts(name: str) -> tuple[Any, Any]:
     """Return a model and its image processor, in the sizes that were published."""
     hf: Any = importlib.import_module("transformers")
+    if name in nets.SIDES:
+        processor = getattr(hf, exported.PROCESSORS[name])(do_normalize=False)
+        return nets.network(name), processor
     if name == "clip":
         # The text's half is not exported: it is as small as it can be.
         text = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
