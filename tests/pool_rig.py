@@ -11,7 +11,7 @@ from mataserver.config import ModelSettings
 from mataserver.contract.backend import ModelSpec
 from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
-from mataserver.library.plan import ModelPlan
+from mataserver.library.plans import ModelPlan
 from mataserver.metrics import Metrics
 from mataserver.serving.pool import ModelPool
 from mataserver.serving.slots import PoolPolicy

@@ -12,7 +12,7 @@ from batch_recorder import Recorder, batcher, sent_at_once, submit
 from mataserver.engines.work import Job, LoadReport, Timing
 from mataserver.engines.worker_errors import Failure, NotDispatchedError, WorkerDied
 from mataserver.errors import MataError, Unavailable
-from mataserver.serving.pacing import BATCHES_PER_THREAD
+from mataserver.serving.queues import BATCHES_PER_THREAD
 
 
 async def test_with_an_idle_model_the_first_request_goes_at_once():

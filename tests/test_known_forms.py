@@ -13,7 +13,7 @@ from conftest import picture, register
 from known_heads import label, peer_of
 from mataserver import testing
 from mataserver.errors import MataError
-from mataserver.http import forms, head_parsing, infer_repeats
+from mataserver.http import forms, head_cache, infer_repeats
 from odd_requests import PICTURE, VARYING, request
 
 __all__: list[str] = []
@@ -260,12 +260,12 @@ def test_what_is_cut_out_of_a_head():
     keys = set()
     for order in (lines, lines[::-1]):
         head = b"\r\n".join([b"POST / HTTP/1.1", *order, b"", b""])
-        found = head_parsing.parse_start(head + b"x")
+        found = head_cache.parse_start(head + b"x")
         assert (found.boundary, found.size, found.end) == (b"0123456789", 12, len(head))
         shorter = re.sub(rb"\b12\b|0123456789", b"", head)
-        assert found.key == head_parsing.MARK + shorter
+        assert found.key == head_cache.MARK + shorter
         # A head that is that already is another one: its boundary is empty.
-        literal = head_parsing.parse_start(re.sub(rb"0123456789", b"", head))
+        literal = head_cache.parse_start(re.sub(rb"0123456789", b"", head))
         assert literal.key == shorter
         keys |= {found.key, literal.key}
     assert len(keys) == 4
@@ -284,17 +284,17 @@ def test_what_is_cut_out_of_a_head():
 )
 def test_which_lengths_are_read(digits, size, known, uncertain):
     """Up to seven digits; a head whose digits begin with 0 is not looked up: no client sends it."""
-    found = head_parsing.parse_start(b"POST / HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % digits)
+    found = head_cache.parse_start(b"POST / HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % digits)
     assert (found.size, bool(found.key), found.is_uncertain) == (size, known, uncertain)
 
 
 def test_how_long_a_head_may_be():
     """One of 2,048 bytes is looked at, a longer one is the usual parser's."""
     start = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nX: "
-    room = head_parsing.MAX_HEAD - len(start) - len(b"\r\n\r\n")
+    room = head_cache.MAX_HEAD - len(start) - len(b"\r\n\r\n")
     for more, read in ((0, True), (1, False)):
         head = start + b"x" * (room + more) + b"\r\n\r\n"
-        assert (head_parsing.parse_start(head + b"1") is not None) is read
+        assert (head_cache.parse_start(head + b"1") is not None) is read
 
 
 def test_how_long_a_text_may_be():
@@ -310,7 +310,7 @@ def test_a_head_with_two_types_keeps_its_boundary():
     form = b"Content-Type: multipart/form-data; boundary=0123456789"
     lines = [b"POST / HTTP/1.1", b"Content-Length: 1", form, b"Content-Type: image/png", b"", b""]
     head = b"\r\n".join(lines)
-    found = head_parsing.parse_start(head + b"x")
+    found = head_cache.parse_start(head + b"x")
     assert (found.boundary, found.key) == (b"", head.replace(b"Length: 1", b"Length: "))
 
 
@@ -322,5 +322,5 @@ def test_a_head_with_two_types_keeps_its_boundary():
 def test_what_may_end_elsewhere(length, line, uncertain):
     """A length says nothing beside these headers, and nothing at all of a CONNECT."""
     head = b"POST / HTTP/1.1\r\n" + length + line + b"\r\n\r\n"
-    assert head_parsing.parse_start(head).is_uncertain is uncertain
-    assert head_parsing.parse_start(head.replace(b"POST", b"CONNECT", 1)).is_uncertain
+    assert head_cache.parse_start(head).is_uncertain is uncertain
+    assert head_cache.parse_start(head.replace(b"POST", b"CONNECT", 1)).is_uncertain

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mataserver import Backend, ModelSpec
 from mataserver.config import ModelSettings
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.library.plan import ModelPlan
+from mataserver.library.plans import ModelPlan
 from mataserver.params import parsing, wording
 from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams, Confidence, Params
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, plain_classes, wire
-from mataserver.engines.replies import MALFORMED, read_piece
+from mataserver.engines.worker_connection import MALFORMED, read_piece
 from mataserver.engines.worker_errors import WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from mataserver.engines.replies import Reply
     from mataserver.engines.work import Job, Outcome
-    from mataserver.engines.worker_connection import WorkerConnection
+    from mataserver.engines.worker_connection import Reply, WorkerConnection
 
 
 class MethodCalls:

@@ -12,9 +12,8 @@ from mataserver.engines import wire
 from mataserver.engines.lifetime import Lifetime
 from mataserver.engines.memory import private_bytes, process_tree
 from mataserver.engines.method_calls import MethodCalls
-from mataserver.engines.replies import read_batch
 from mataserver.engines.watchdog import Watchdog
-from mataserver.engines.worker_connection import FloodError, WorkerConnection
+from mataserver.engines.worker_connection import FloodError, WorkerConnection, read_batch
 from mataserver.engines.worker_errors import (
     DecodeTimeoutError,
     MemoryLimitError,

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
 
+HIGH_WATER_BYTES = 65_536
+"""Bytes from which a transport counts as full (asyncio's high-water mark); below this, writers do
+not wait for the client."""
+
 THREAD_DECODE_BYTES = 1_000_000
 """Bytes above which a body is decoded in a thread."""
 
@@ -68,6 +72,11 @@ class Budget:
         total = self.of_owner.get(owner, 0)
         if total > held and total + count > self.fair:
             raise Unavailable("Too many request bytes of one caller are in flight", retry_after=1)
+
+    def require_room(self, size: int) -> None:
+        """Raise ``Unavailable`` if there is no room for an answer, in case it is not read."""
+        if size > HIGH_WATER_BYTES:
+            self.require(size)
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
         """Return ``decode(data)``; for a large body in a thread, one at a time.

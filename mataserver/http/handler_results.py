@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 from aiohttp.payload import Payload
 
 from mataserver.contract.routes import header_problem
 from mataserver.http.sockets import ACCEPTED
-from mataserver.http.unread_output import HIGH_WATER_BYTES
-
-if TYPE_CHECKING:
-    from mataserver.http.budget import Budget
 
 
 def require_response(response: object, request: web.Request) -> web.StreamResponse:
@@ -38,12 +32,6 @@ def _check_head(response: web.StreamResponse) -> None:
     problem = header_problem(response.headers)
     if problem:
         raise ValueError(f"its handler returned a response whose {problem}")
-
-
-def require_room(budget: Budget, size: int) -> None:
-    """Raise ``Unavailable`` if there is no room for an answer, in case it is not read."""
-    if size > HIGH_WATER_BYTES:
-        budget.require(size)
 
 
 def body_size(response: web.StreamResponse) -> int:

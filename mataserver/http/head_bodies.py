@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.claims import BodySink, PlainAnswer, RepeatedClaim, Unfinished
     from mataserver.http.budget import BudgetShare
-    from mataserver.http.head_cache import KnownHead
-    from mataserver.http.head_parsing import RequestStart
+    from mataserver.http.head_cache import KnownHead, RequestStart
 
 MIN_BYTES_PER_PERIOD = 1 << 15
 """Minimum bytes of a body that must arrive within each timeout period."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
+from mataserver.http.budget import HIGH_WATER_BYTES
 from mataserver.http.common_headers import BEGUN, new_request_id
-from mataserver.http.handler_results import body_size, require_room
-from mataserver.http.head_parsing import MAX_EARLY
+from mataserver.http.handler_results import body_size
+from mataserver.http.head_cache import MAX_EARLY
 from mataserver.http.head_requests import KnownRequest
 from mataserver.http.protocol import CompleteResponse
 from mataserver.http.routing import CLAIMED
-from mataserver.http.unread_output import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -142,7 +142,7 @@ class ClaimedRequest(KnownRequest):
             response = await unfinished.finish(self._request)
         else:
             response = await self._responder.answer(self._request, self._body())
-        require_room(self._middleware.budget, body_size(response))
+        self._middleware.budget.require_room(body_size(response))
         return response
 
     def _response(self, _request: web.Request, result: Any) -> web.StreamResponse:

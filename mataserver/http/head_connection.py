@@ -17,9 +17,8 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import Unavailable
-from mataserver.http import head_parsing
-from mataserver.http.head_cache import matches_request
-from mataserver.http.head_parsing import MAX_EARLY
+from mataserver.http import head_cache
+from mataserver.http.head_cache import MAX_EARLY, matches_request
 from mataserver.http.protocol import HttpConnection, adjust_headers
 from mataserver.http.routing import ROUTE
 
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.http.budget import BudgetShare
-    from mataserver.http.head_cache import HeadCache, KnownHead, RepeatedRequest
-    from mataserver.http.head_parsing import RequestStart
+    from mataserver.http.head_cache import HeadCache, KnownHead, RepeatedRequest, RequestStart
     from mataserver.http.middleware import RequestMiddleware
 
 P = ParamSpec("P")
@@ -106,7 +104,7 @@ class CachingConnection(HttpConnection):
     def _inspect(self, data: bytes) -> bool:
         """Inspect the start of a message; return whether its head is known and it was processed."""
         self._head, is_idle = None, self._is_idle
-        head = head_parsing.parse_start(data)
+        head = head_cache.parse_start(data)
         if head is None:
             self._set_outstanding(-1)
             return False

@@ -15,8 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import TooSlow, Unavailable
-from mataserver.http import bodies, head_parsing
-from mataserver.http.handler_results import require_room
+from mataserver.http import bodies, head_cache
 from mataserver.http.head_answers import AnswerSender, lasting
 from mataserver.http.head_connection import CachingConnection
 from mataserver.http.middleware import CLIENT_GONE
@@ -76,7 +75,7 @@ class KnownRequest(AnswerSender):
         self._answering = self._released = False
         self._middleware.lifecycle.active += 1
 
-    def begin(self, data: bytes, head: head_parsing.RequestStart) -> None:
+    def begin(self, data: bytes, head: head_cache.RequestStart) -> None:
         """Process the first data: the head, and the body or its beginning."""
         self._pieces.append(data)
         self._boundary, self._end = head.boundary, head.end
@@ -112,7 +111,7 @@ class KnownRequest(AnswerSender):
         last = self._pieces[-1]
         if len(more) >= MIN_UNCOPIED:
             self._pieces.append(more)
-        elif isinstance(last, bytearray) and len(last) < head_parsing.MAX_EARLY:
+        elif isinstance(last, bytearray) and len(last) < head_cache.MAX_EARLY:
             last += more
         else:
             self._pieces.append(bytearray(more))
@@ -121,7 +120,7 @@ class KnownRequest(AnswerSender):
         """Buffer data of the next request; pause reading if it is much."""
         self._next_data += data
         self._share.hold(len(data))
-        if len(self._next_data) > head_parsing.MAX_EARLY and self._connection.transport is not None:
+        if len(self._next_data) > head_cache.MAX_EARLY and self._connection.transport is not None:
             self._connection.transport.pause_reading()
 
     def abandon(self) -> None:
@@ -174,7 +173,7 @@ class KnownRequest(AnswerSender):
         self._pieces, left = [], False
         if not isinstance(result, Exception):
             try:
-                require_room(self._middleware.budget, len(result.body))
+                self._middleware.budget.require_room(len(result.body))
                 left = self._send_direct(result)
             except Exception as error:
                 result = error
@@ -224,7 +223,7 @@ class KnownRequest(AnswerSender):
 
     async def _work(self) -> Any:
         answer = await self._known.repeat.answer(self._body(), self._boundary)
-        require_room(self._middleware.budget, len(answer.body))
+        self._middleware.budget.require_room(len(answer.body))
         return answer
 
     def _body(self) -> bytes:

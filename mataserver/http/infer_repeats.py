@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.web import Http
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.params.table import Params
     from mataserver.serving.handle import Handle
     from mataserver.serving.models import ServedModels

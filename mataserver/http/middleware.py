@@ -17,7 +17,7 @@ from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit, is_valid
 from mataserver.http.common_headers import BEGUN, PRIVATE, REQUEST_ID, forbid_storing, identify
 from mataserver.http.error_responses import as_api_error, error_response
-from mataserver.http.handler_results import body_size, require_response, require_room
+from mataserver.http.handler_results import body_size, require_response
 from mataserver.http.protocol import HttpConnection, bad_request
 from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
@@ -197,7 +197,7 @@ class RequestMiddleware:
         response = require_response(await answer(request), request)
         if route is not None and not response.prepared:  # its head may say no more
             warn_of_body(request, route)
-        require_room(self.budget, body_size(response))
+        self.budget.require_room(body_size(response))
         return response
 
     def _http_error(self, error: web.HTTPException) -> web.Response:

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from mataserver.http.budget import BudgetShare
 
-HIGH_WATER_BYTES = 65_536
-"""Bytes from which a transport counts as full (asyncio's high-water mark); below this, writers do
-not wait for the client."""
 MIN_READ_BYTES = 1_000_000
 """Bytes that a client must read in each interval: possible on a slow line, while one that reads a
 byte at a time is disconnected."""

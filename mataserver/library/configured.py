@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mataserver.config import ModelSettings
     from mataserver.library.catalog import Catalog
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
 
 
 class ConfiguredModels:

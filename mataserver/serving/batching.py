@@ -21,8 +21,7 @@ from mataserver.engines.worker_errors import (
     undispatched_error,
 )
 from mataserver.errors import MataError, Unavailable
-from mataserver.serving.pacing import first_window, window_after
-from mataserver.serving.queues import Batch, JobQueues, QueuedJob
+from mataserver.serving.queues import Batch, JobQueues, QueuedJob, first_window, window_after
 
 if TYPE_CHECKING:
     from collections import deque

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.library.registry import Entry
     from mataserver.params.table import Params
     from mataserver.serving.slots import Status

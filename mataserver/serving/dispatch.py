@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Job, Worker
     from mataserver.errors import MataError
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
     from mataserver.serving.loading import LoadCoordinator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.params.table import Params
     from mataserver.serving.pool import ModelPool

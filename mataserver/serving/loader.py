@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
     from mataserver.engines.memory import MemoryProbe
     from mataserver.engines.work import Worker
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.processes.landlock import Confinement
     from mataserver.serving.engine_set import EngineSet
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver.engines.work import Worker
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.memory_budget import MemoryBudget
     from mataserver.serving.residency import Residency

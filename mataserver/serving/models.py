@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver.library.catalog import Catalog
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.library.registry import Entry
     from mataserver.metrics import Metrics
     from mataserver.params.table import Params

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.memory import MemoryProbe
     from mataserver.engines.work import Worker
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy, Slot
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Worker
     from mataserver.engines.worker_errors import Death
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Worker
     from mataserver.errors import MataError
-    from mataserver.library.plan import ModelPlan
+    from mataserver.library.plans import ModelPlan
     from mataserver.serving.batching import Batcher
 
 

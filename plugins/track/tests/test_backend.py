@@ -21,7 +21,7 @@ from mataserver import (
     plugins,
     testing,
 )
-from mataserver.library.plan import ModelPlan
+from mataserver.library.plans import ModelPlan
 from mataserver_track.options import Settings, TrackParams
 
 
