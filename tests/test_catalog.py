@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import threading
 
 import aiohttp
 import pytest
@@ -15,6 +17,7 @@ from hub_stand_in import HubStandIn
 from mataserver import config, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
+from mataserver.library import removal
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.plans import CACHE_SECONDS
@@ -305,6 +308,36 @@ def test_a_default_that_somebody_registered_otherwise_stays(tmp_path):
     made = with_plugins(tmp_path)
     made.add_defaults()
     assert made.entries()["rapidocr"].task == "vlm"
+
+
+async def test_the_loop_runs_while_the_registry_is_locked(tmp_path):
+    """Defaults of a plugin that came later wait for another program's lock in a thread."""
+    made, freed_by = with_plugins(tmp_path, "opencv"), []
+    made.plugins.generation += 1
+    with (tmp_path / "model_registry.json.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def free(who):
+            freed_by.append(who)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        rescue = threading.Timer(10, free, ["the timer, as the loop stood still"])
+        rescue.start()
+        refreshing = asyncio.create_task(made.refresh())
+        await asyncio.sleep(0.3)
+        assert not refreshing.done()
+        free("the loop")
+        await refreshing
+        rescue.cancel()
+    assert freed_by == ["the loop"]
+    assert set(made.entries()) == {"opencv-faces", "opencv-qr"}
+
+
+def test_a_default_that_is_removed_after_it_was_registered_by_hand_stays_away(tmp_path):
+    """A model of a package that is removed by the command is not registered as a default later."""
+    register(tmp_path, {"opencv-qr": "detect"})
+    removal.remove("opencv-qr", Registry(tmp_path / "model_registry.json"))
+    assert with_plugins(tmp_path, "opencv").add_defaults() == ["opencv-faces"]
 
 
 def with_plugins(data_dir, *names):

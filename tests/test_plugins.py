@@ -220,6 +220,7 @@ WRONG_BACKENDS = {
     "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),
     "a step of a day": ("step_timeout=86_400.0", "step_timeout must be 0 to 3600 seconds"),
     "a word for yes or no": ("confined='no'", "confined must be True or False"),
+    "a number for yes or no": ("default=1", "default must be True or False"),
     "load that is a lambda": ("load=lambda spec, ctx: Model()", "load must stand at the top level"),
     "load that is nothing": ("load=None", "load must be a function"),
     "load of the settings alone": ("load=Settings", "load is called with (spec, ctx), and takes ("),

@@ -18,7 +18,7 @@ from api_answers import until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.engines import zygote_handle
-from mataserver.engines.scratch import PREFIX
+from mataserver.engines.zygote import PREFIX
 from own_processes import descendants, workers, zygotes
 
 PNG = picture()

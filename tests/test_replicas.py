@@ -13,8 +13,7 @@ import pytest
 from api_answers import until
 from conftest import picture
 from mataserver import testing
-from mataserver.engines.replicas import Replicas
-from mataserver.engines.restarts import FIRST_BACKOFF
+from mataserver.engines.replicas import FIRST_BACKOFF, Replicas
 from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.errors import MataError
@@ -188,7 +187,7 @@ async def test_an_answer_ends_the_back_off_of_a_replica(rig, monkeypatch, kind):
         pauses.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("mataserver.engines.restarts.asyncio.sleep", pause)
+    monkeypatch.setattr("mataserver.engines.replicas.asyncio.sleep", pause)
     for _ in range(3):
         if kind == "batch":
             rig.send()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mataserver.engines.scratch import ScratchDirectory, remove_stale
+from mataserver.engines.zygote import ScratchDirectory, remove_stale
 
 
 @pytest.fixture(autouse=True)

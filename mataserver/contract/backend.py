@@ -217,6 +217,8 @@ class Backend:
               more than the server's ``infer_timeout``; at most an hour.
     confined: False if it must write outside its own directory in ``data_dir``, or make system calls
               that are otherwise denied: ``ptrace``, ``mount``, ``bpf`` and the like.
+    default:  whether the model of a "pip" backend is registered without a pull, once per data
+              directory, if what it ``requires`` is installed.
     """
 
     name: str
@@ -239,6 +241,7 @@ class Backend:
     facts: Callable[[ModelFiles], Mapping[str, str]] | None = None
     step_timeout: float = 0.0
     confined: bool = True
+    default: bool = False
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""

@@ -7,7 +7,10 @@ their descendants, and exits. Until its imports are done the kernel kills it wit
 A worker adopts orphaned descendants, whatever session they have moved to. When the worker exits,
 they are reparented to the zygote, which kills them.
 
-The zygote also removes each worker's temporary directory after its end.
+The zygote also removes each worker's temporary directory after its end, and at its start those that
+killed processes left. The owner holds a lock on its directory (flock(2)), shared with the processes
+forked from it. The kernel releases it when the last of them exits, however it does, in whatever
+namespace.
 
 Control messages are JSON, one per datagram: ``{"fork": token}`` with the worker's socket and shared
 memory attached, ``{"kill": pid}``; answered by ``{"ready": edition}``, ``{"forked": token, "pid":
@@ -16,26 +19,30 @@ pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mataserver import logs
-from mataserver.engines import scratch
 from mataserver.engines.edition import EDITION
-from mataserver.engines.scratch import ScratchDirectory
 from mataserver.processes import kernel
 
+PREFIX = "mataserver-worker-"
+_ATTEMPTS = 3
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
 """OOM score of workers: killed before the server, but after background processes."""
@@ -43,6 +50,60 @@ EXIT_SECONDS = 5.0
 """Timeout for killed processes to exit: one may be stuck in the kernel, on a disk or a GPU."""
 
 log = logging.getLogger("mataserver.zygote")
+
+
+class ScratchDirectory:
+    """A temporary directory; ``path`` is None if none can be created."""
+
+    def __init__(self) -> None:
+        """Create and lock the directory."""
+        self.path: str | None = None
+        self._lock_fd = -1
+        with contextlib.suppress(OSError):
+            for _ in range(_ATTEMPTS):
+                path = tempfile.mkdtemp(prefix=PREFIX)
+                lock_fd = _try_lock(path)
+                if lock_fd is not None and os.path.isdir(path):  # noqa: PTH112 - text it is
+                    self.path, self._lock_fd = path, lock_fd
+                    return
+                if lock_fd is not None:  # a concurrent sweep removed it before it was locked
+                    os.close(lock_fd)
+
+    def remove(self) -> None:
+        """Remove the directory with its contents; idempotent."""
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock_fd)
+            self.path = None
+
+    def close_inherited(self) -> None:
+        """Close the inherited descriptor of a sibling's directory, without removing it."""
+        if self.path is not None:
+            os.close(self._lock_fd)
+            self.path = None
+
+
+def remove_stale() -> None:
+    """Remove the directories of processes that have exited."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # removed concurrently
+            if path.lstat().st_uid == os.getuid() and (lock_fd := _try_lock(str(path))) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock_fd)
+
+
+def _try_lock(path: str) -> int | None:
+    """Return a descriptor that holds a directory's lock; None if another process holds it."""
+    try:
+        lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock_fd)
+        return None
+    return lock_fd
 
 
 def preload(modules: list[str]) -> None:
@@ -197,7 +258,7 @@ def main() -> None:
     sys.path[:] = options["path"]
     logs.configure(options["log_level"], options["log_format"])
     preload(options["preload"])
-    scratch.remove_stale()
+    remove_stale()
     kernel.adopt_orphans()
     kernel.survive_parent()  # from here on, the closed socket signals the server's end
     Zygote(socket.socket(fileno=fd)).run()

@@ -69,12 +69,11 @@ class Catalog:
         self._plans.reconfigure(settings)
 
     async def refresh(self) -> None:
-        """Discover new plugins, and register their default models."""
+        """Discover new plugins, and register their default models: in threads, for disks wait."""
         await asyncio.to_thread(self.plugins.refresh)
         if self.plugins.generation != self._generation:
             self._generation = self.plugins.generation
-            self._plans.clear()
-            self.add_defaults()
+            await self._plans.change(self.add_defaults)
 
     def outdated(self, loaded: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return which of the loaded models were removed or changed their task, with their tasks.

@@ -1,4 +1,4 @@
-"""The default models: each registered once, recorded by a mark in the data directory.
+"""The default models of plugins: each registered once, recorded by a mark in the data directory.
 
 So a default is registered even if other models were pulled before the first start, or its plugin
 was installed later; and one that was removed stays removed.
@@ -6,7 +6,6 @@ was installed later; and one that was removed stays removed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -24,24 +23,19 @@ if TYPE_CHECKING:
     from mataserver.library.registry import Registry
     from mataserver.plugins import Plugins
 
-DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
-"""Backends whose weights come with their packages."""
-
 FILE = "registered_defaults"
 """One name per line; append-only, so that several processes may write at once."""
 
 log = logging.getLogger("mataserver.catalog")
 
 
-def _unregistered(path: Path) -> list[str]:
-    """Return the defaults not registered yet. Raises ``MataError``."""
-    registered: list[str] = []
-    with (
-        os_errors_as("could not read which defaults were registered", path),
-        contextlib.suppress(FileNotFoundError),
-    ):
-        registered = path.read_text(encoding="utf-8", errors="replace").split()
-    return [name for name in DEFAULTS if name not in registered]
+def _registered(path: Path) -> list[str]:
+    """Return the defaults that were registered before. Raises ``MataError``."""
+    with os_errors_as("could not read which defaults were registered", path):
+        try:
+            return path.read_text(encoding="utf-8", errors="replace").split()
+        except FileNotFoundError:
+            return []
 
 
 def record(data_path: Path, name: str) -> None:
@@ -71,9 +65,10 @@ def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> li
 
 def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
     data_path, added = registry.path.parent, []
-    for name in _unregistered(data_path / FILE):
-        provided = plugins.pip_backend(name)
-        if provided is None or provided.missing:
+    before = _registered(data_path / FILE)
+    for provided in plugins.defaults:
+        name = provided.backend.name
+        if name in before or provided.missing:
             continue
         if registry.get(name) is None:
             task = _task(settings, plugins, name, provided.backend.task)

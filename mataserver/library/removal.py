@@ -29,8 +29,8 @@ def remove(name: str, registry: Registry) -> Entry | None:
     entry, data_path = registry.get(name), registry.path.parent
     if entry is None:
         return None
-    if name in defaults.DEFAULTS:
-        # If it was registered by other means: it must not return as a default.
+    if entry.source == "pip":
+        # Maybe a default that was registered by other means: it must not return as one.
         defaults.record(data_path, name)
     if not registry.remove(name):
         return None

@@ -122,8 +122,7 @@ def _check_worker(backend: Backend, label: str) -> None:
         raise PluginError(f"{label}: max_batch must be a whole number from 1")
     if not is_step_timeout(backend.step_timeout):
         raise PluginError(f"{label}: step_timeout must be 0 to {MAX_STEP_TIMEOUT:g} seconds")
-    if not isinstance(backend.confined, bool):
-        raise PluginError(f"{label}: confined must be True or False")
+    _check_switches(backend, label)
     check_strings(backend, ("requires", "packages", "preload"), label)
     try:  # a mapping would be taken for its names, letter by letter
         msgspec.convert(backend.environment, tuple[tuple[str, str], ...])
@@ -138,6 +137,14 @@ def _check_worker(backend: Backend, label: str) -> None:
     _check_described(backend.params, f"{label}: its params")
     _check_defaults(backend.params, label)
     _check_promised_model(backend.load, label)
+
+
+def _check_switches(backend: Backend, label: str) -> None:
+    for name in ("confined", "default"):
+        if not isinstance(getattr(backend, name), bool):
+            raise PluginError(f"{label}: {name} must be True or False")
+    if backend.default and backend.source != "pip":
+        raise PluginError(f"{label}: default needs the source pip, whose model has one name")
 
 
 def _check_defaults(kind: type[Params], label: str) -> None:

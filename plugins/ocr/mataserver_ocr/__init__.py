@@ -36,6 +36,7 @@ RAPIDOCR = Backend(
     packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
     # Otherwise onnxruntime records usage in the user's home and may report it.
     environment=(("ORT_DISABLE_TELEMETRY", "1"),),
+    default=True,
 )
 
 TESSERACT = Backend(

@@ -33,6 +33,7 @@ def backends() -> Iterable[Backend]:
             requires=("cv2",),
             packages=PACKAGES,
             preload=PRELOAD,
+            default=True,
         ),
         Backend(
             name="opencv-qr",
@@ -43,5 +44,6 @@ def backends() -> Iterable[Backend]:
             requires=("cv2",),
             packages=PACKAGES,
             preload=PRELOAD,
+            default=True,
         ),
     )
