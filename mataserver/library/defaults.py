@@ -66,9 +66,9 @@ def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> li
 def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
     data_path, added = registry.path.parent, []
     before = _registered(data_path / FILE)
-    for provided in plugins.defaults:
-        name = provided.backend.name
-        if name in before or provided.missing:
+    for provided in plugins.provided:
+        name, is_usable = provided.backend.name, provided.plugin.error is None
+        if not (provided.backend.default and is_usable) or provided.missing or name in before:
             continue
         if registry.get(name) is None:
             task = _task(settings, plugins, name, provided.backend.task)

@@ -198,11 +198,6 @@ class Plugins(DiscoveredPlugins):
         """The names of the pip backends."""
         return [each.backend.name for each in self._usable if each.backend.source == "pip"]
 
-    @property
-    def defaults(self) -> list[ProvidedBackend]:
-        """The pip backends whose models are registered without a pull."""
-        return [each for each in self._usable if each.backend.default]
-
     def serves_hub(self, task: str) -> bool:
         """Whether a backend serves any model of the hub for a task."""
         backends = [each.backend for each in self._usable]
