@@ -19,7 +19,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -115,11 +115,11 @@ binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothi
 	  --interpreter-constraint "$$($(BIN)/python -c 'import sys; print("CPython==%d.%d.*" % sys.version_info[:2])')" \
 	  --script mataserver --venv --sh-boot --no-pre-install-wheels --output-file build/mataserver
 
-# Types of the console's modules; what npm installs stands in a lock file with hashes.
+# Types and faults of the console's modules; what npm installs stands in a lock file with hashes.
 TYPES := plugins/console/node_modules/.bin/tsc
 
 $(TYPES): plugins/console/package-lock.json
-	@command -v npm >/dev/null || { echo "the types of the console's modules need npm; on Debian: apt install nodejs npm" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "the checks of the console's modules need npm; on Debian: apt install nodejs npm" >&2; exit 1; }
 	npm ci --prefix plugins/console --silent --no-audit --no-fund
 	@touch $@
 
@@ -132,6 +132,10 @@ check: $(VENV)/.setup $(TYPES)  ## format, lint, layers, types
 	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/mypy $(wildcard bench/gpu/*.py)  # apart: two programs are called run
 	$(TYPES) -p plugins/console
+	cd plugins/console && node_modules/.bin/oxlint mataserver_console/web
+
+vendored: $(BIN)/python  ## the console's vendored libraries are those of their npm packages; needs npm
+	$(BIN)/python plugins/console/vendor.py
 
 shape: $(VENV)/.setup  ## the shape of the code in figures, beside their goals
 	$(BIN)/python tests/house_shape.py

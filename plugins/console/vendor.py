@@ -2,7 +2,8 @@
 
 ``python plugins/console/vendor.py`` compares every file with its package, whose own hash (the
 registry's ``dist.integrity``) stands in ``vendor.json``; with ``--write`` it writes the files anew.
-It needs npm.
+It needs npm. With ``--recorded`` it needs none, and compares them with the SHA-256 that
+``--write`` noted of each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "vendor.json"
+LIBRARIES = HERE / "mataserver_console" / "web" / "vendor"
 
 
 def packed(name: str, version: str, integrity: str, folder: Path) -> Path:
@@ -48,18 +50,47 @@ def files_of(package: dict[str, Any], folder: Path) -> dict[Path, bytes]:
     return made
 
 
-def main() -> None:
-    """Check or write every file of the manifest."""
-    write = "--write" in sys.argv[1:]
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file, or "" of one that is missing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def unlike_recorded(packages: list[dict[str, Any]]) -> list[str]:
+    """Return the files that are not as they were written, or that no package has."""
+    recorded = {name: each for package in packages for name, each in package["sha256"].items()}
+    known = {name for package in packages for name in package["files"].values()}
+    there = {
+        str(path.relative_to(HERE)) for path in LIBRARIES.iterdir() if not path.match("*.d.mts")
+    }
+    return sorted(
+        name for name in known | there if recorded.get(name) != (sha256_of(HERE / name) or None)
+    )
+
+
+def unlike_packages(packages: list[dict[str, Any]], *, write: bool) -> list[str]:
+    """Return the files that are not as in their packages; with ``write`` they are made so."""
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
-        for package in json.loads(MANIFEST.read_text()):
+        for package in packages:
             for path, data in files_of(package, Path(folder)).items():
                 if write:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                 elif not path.is_file() or path.read_bytes() != data:
                     wrong.append(str(path.relative_to(HERE)))
+    return wrong
+
+
+def main() -> None:
+    """Check or write every file of the manifest."""
+    write = "--write" in sys.argv[1:]
+    packages = json.loads(MANIFEST.read_text())
+    wrong = [] if "--recorded" in sys.argv[1:] else unlike_packages(packages, write=write)
+    if write:
+        for package in packages:
+            package["sha256"] = {name: sha256_of(HERE / name) for name in package["files"].values()}
+        MANIFEST.write_text(json.dumps(packages, indent=2) + "\n")
+    wrong = sorted({*wrong, *unlike_recorded(packages)})
     if wrong:
         raise SystemExit("not as in their packages: " + ", ".join(wrong))
 

@@ -5,6 +5,7 @@ import { named } from "./direction.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { fileOf, photoOf } from "./job_files.mjs";
 import { ScaleDialog } from "./scale.mjs";
 
 const AXES = ["x", "y", "z"];
@@ -15,9 +16,6 @@ const KEYS = {
   "+": [0, 0, 0.9], "=": [0, 0, 0.9], "-": [0, 0, 1 / 0.9],
 };
 const MANY = 20_000;  // points from which on smaller ones are enough
-
-export const fileOf = (job, name) => `v1/jobs/${job.id}/files/${name.split("/").map(encodeURIComponent).join("/")}`;
-export const photoOf = (job, images, name) => `jobs/${job.id}/photos/${images.findIndex((image) => image.name === name)}`;
 
 /** When what is on the page was painted: the viewer, as large as all the rest of it, comes behind the photographs. */
 const painted = () => new Promise((done) => {

@@ -1,9 +1,9 @@
 // The video that a job made, played in the page; the server sends the part of it that is looked at.
 import { send } from "./api.mjs";
-import { fileOf } from "./cloud.mjs";
 import { Note, Trouble } from "./controls.mjs";
 import { html, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { fileOf } from "./job_files.mjs";
 
 const DECODING = 3;  // MediaError.MEDIA_ERR_DECODE
 

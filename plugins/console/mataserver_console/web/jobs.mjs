@@ -1,5 +1,5 @@
 // Jobs: a list, one of them with its progress, log and files, and a way to start one.
-import { Cloud, fileOf } from "./cloud.mjs";
+import { Cloud } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Button, Copy, Note, Segments, State, Sure, Trouble } from "./controls.mjs";
@@ -9,6 +9,7 @@ import { ago, bytes, long, parted, zoned } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { fileOf } from "./job_files.mjs";
 import { JobVideo, isVideo } from "./job_video.mjs";
 import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";

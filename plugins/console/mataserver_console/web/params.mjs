@@ -115,7 +115,7 @@ function Json({ id, name, value, set: give, wrong, told }) {
 function Text({ id, name, value, schema, set, wrong, told }) {
   const { text, ...writes } = useWriting(value, set, (field) => field.value || undefined);
   const kept = { id, class: `field ${wrong ? "bad" : ""}`, value: text ?? value ?? schema.default ?? "", ...writes, ...told };
-  return html`<label class="label" for=${id}>${name}</label>${/prompt$/.test(name) ? html`<textarea rows="3" ...${kept}></textarea>` : html`<input ...${kept}/>`}`;
+  return html`<label class="label" for=${id}>${name}</label>${name.endsWith("prompt") ? html`<textarea rows="3" ...${kept}></textarea>` : html`<input ...${kept}/>`}`;
 }
 
 function Choice({ id, name, value, schema, kind, set, told }) {

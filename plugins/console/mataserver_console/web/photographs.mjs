@@ -1,9 +1,9 @@
 // The photographs of a reconstruction: which have a place, why others have none, which match which.
 import { Shown, Tabs } from "./controls.mjs";
-import { fileOf, photoOf } from "./cloud.mjs";
 import { sentence } from "./direction.mjs";
 import { count } from "./format.mjs";
 import { html, useState } from "./html.mjs";
+import { fileOf, photoOf } from "./job_files.mjs";
 import { useSource } from "./source.mjs";
 
 const WHY = { unreadable: "not read", no_features: "no details", no_verified_pair: "no overlap", not_in_model: "not placed" };

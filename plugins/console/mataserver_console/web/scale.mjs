@@ -1,9 +1,9 @@
 // The scale of a reconstruction: two places that photographs show, and how far apart they are.
 import { ask } from "./api.mjs";
-import { photoOf } from "./cloud.mjs";
 import { Button, Dialog, Shown, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { html, useState } from "./html.mjs";
+import { photoOf } from "./job_files.mjs";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NEARER = 3;  // times: what the glass shows of the place that is marked
