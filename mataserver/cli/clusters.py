@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mataserver_client import Client
     from mataserver_client.transport import Answer
 
-HEADER = ("NODE", "CPU FREE", "GPU FREE", "MEMORY FREE (MB)", "WORKERS")
+HEADER = ("NODE", "STATE", "CPU FREE", "GPU FREE", "MEMORY FREE (MB)", "WORKERS")
 FRONTENDS_HEADER = ("FRONT-END", "ID", "STATE", "SESSIONS")
 
 
@@ -30,6 +30,7 @@ class NodeRow(Struct):
     total: dict[str, float]
     free: dict[str, float]
     workers: list[str]
+    state: str = UNKNOWN
 
 
 class FrontendRow(Struct):
@@ -100,7 +101,7 @@ def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
 
 def _node_lines(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
     """Yield the table of nodes, then the queue length of each of their models."""
-    yield from table([HEADER, *map(_cells, nodes)], range(1, 4))
+    yield from table([HEADER, *map(_cells, nodes)], range(2, 5))
     for model in sorted({name for node in nodes for name in node.workers}):
         yield f"{model}: {queues.get(model, 0)} waiting"
 
@@ -122,6 +123,7 @@ def _frontend_lines(fronts: list[FrontendRow]) -> list[str]:
 def _cells(node: NodeRow) -> tuple[str, ...]:
     return (
         node.name,
+        node.state,
         _usage(node, "CPU"),
         _usage(node, "GPU"),
         _usage(node, "memory", 1e6, digits=0),

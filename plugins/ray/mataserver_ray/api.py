@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from mataserver import Body, Route, check_query
+from mataserver_ray.gauges import ClusterGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from aiohttp import web
-    from prometheus_client.core import Metric
 
     from mataserver import Context
+    from mataserver_ray.broker_messages import Node
     from mataserver_ray.engine import RayEngine
+    from mataserver_ray.worker import RayWorker
+
+
+class NodeState(Enum):
+    """What this server's heartbeats know of a node: Ray notices a loss later."""
+
+    ALIVE = "alive"
+    SILENT = "silent"
+    LOST = "lost"
 
 
 class NodeInfo(Struct):
@@ -32,6 +38,7 @@ class NodeInfo(Struct):
     total: dict[str, float]
     free: dict[str, float]
     workers: list[str]
+    state: NodeState
 
 
 class ClusterService:
@@ -41,10 +48,12 @@ class ClusterService:
         self._ctx = ctx
         engine: RayEngine | None = ctx.engine("ray")
         self._engine = engine
-        ctx.metrics.register(Gauges(lambda: ctx.engine("ray")))
+        self._gauges = ClusterGauges(lambda: ctx.engine("ray"))
+        ctx.metrics.register(self._gauges)
 
     async def __aenter__(self) -> None:
-        """Do nothing: the server opens its engines."""
+        """Keep the gauges current; the server opens its engines."""
+        self._ctx.tasks.spawn(self._gauges.keep_current, "list the nodes of the cluster")
 
     async def __aexit__(self, *exc: object) -> None:
         """Do nothing: the server closes its engines."""
@@ -57,13 +66,7 @@ class ClusterService:
 
         async def nodes(request: web.Request) -> web.Response:
             check_query(request, ())
-            found = await engine.nodes()
-            return self._ctx.http.respond(
-                [
-                    NodeInfo(node.id, node.name, node.total, node.free, names)
-                    for node, names in found
-                ]
-            )
+            return self._ctx.http.respond([_describe(*each) for each in await engine.nodes()])
 
         return [
             Route("GET", "/v1/cluster", nodes, "The nodes of the Ray cluster", "server",
@@ -72,24 +75,8 @@ class ClusterService:
         ]  # fmt: skip
 
 
-class Gauges(Collector):
-    """The workers of each node that has some, and whether the cluster is out of reach."""
-
-    def __init__(self, engine: Callable[[], Any]) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the gauges."""
-        engine: RayEngine | None = self._engine()
-        workers = GaugeMetricFamily(
-            "mataserver_cluster_workers", "Workers on a Ray cluster.", labels=["node"]
-        )
-        away = GaugeMetricFamily(
-            "mataserver_cluster_away", "Whether the Ray cluster is out of reach."
-        )
-        names = () if engine is None else (each.node.name for each in engine.workers)
-        for node, count in Counter(names).items():
-            workers.add_metric([node], count)
-        away.add_metric([], engine is not None and bool(engine.waiting))
-        yield workers
-        yield away
+def _describe(node: Node, workers: list[RayWorker], is_lost: bool) -> NodeInfo:
+    is_silent = any(worker.is_suspect for worker in workers)
+    state = NodeState.LOST if is_lost else NodeState.SILENT if is_silent else NodeState.ALIVE
+    names = sorted(worker.model for worker in workers)
+    return NodeInfo(node.id, node.name, node.total, node.free, names, state)

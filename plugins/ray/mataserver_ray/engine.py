@@ -77,13 +77,13 @@ class RayEngine:
         """The workers on the cluster now."""
         return frozenset(self._workers)
 
-    async def nodes(self) -> list[tuple[Node, list[str]]]:
-        """Return each live node with the models of its workers.
+    async def nodes(self) -> list[tuple[Node, list[RayWorker], bool]]:
+        """Return each live node with its workers, and whether its heartbeats found it lost.
 
         Raises ``Unavailable`` if the cluster is out of reach.
         """
-        found = await self.cluster.nodes()
-        return [(n, sorted(w.model for w in self._workers if w.node.id == n.id)) for n in found]
+        found, lost = await self.cluster.nodes(), self._monitors.avoided()
+        return [(n, [w for w in self._workers if w.node.id == n.id], n.id in lost) for n in found]
 
     async def start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         """Place a worker and load the model. Raises a ``MataError`` if that fails.

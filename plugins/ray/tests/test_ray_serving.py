@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from types import SimpleNamespace
 
 import aiohttp
 import psutil
@@ -22,6 +23,8 @@ from served_on_ray import (
 from api_answers import until
 from conftest import picture
 from mataserver import testing
+from mataserver_ray.broker_messages import Node
+from mataserver_ray.gauges import MAX_NODES, OTHERS, ClusterGauges
 from stand_in_cluster import MEMORY
 from test_engine_contract import SOON
 
@@ -92,24 +95,56 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
             "id": busy,
             "name": busy,
             "workers": ["fake-detect"],
+            "state": "alive",
             "total": {"CPU": 4.0, "memory": MEMORY},
             "free": {"CPU": 3.0, "memory": MEMORY},
         }
         assert (nodes[idle]["free"]["CPU"], nodes[idle]["workers"]) == (4.0, [])
+        await until(lambda: _is_told(http, f'cpus{{kind="free",node="{busy}"}}', "3.0"), SOON)
         told = await gauges(http)
-        assert (told[f'workers{{node="{busy}"}}'], told["away"], len(told)) == ("1.0", "0.0", 2)
+        assert (told[f'workers{{node="{busy}"}}'], told["away"]) == ("1.0", "0.0")
+        assert told[f'cpus{{kind="total",node="{idle}"}}'] == "4.0"
+        assert float(told[f'memory_bytes{{kind="free",node="{idle}"}}']) == MEMORY
+        assert told[f'gpus{{kind="total",node="{idle}"}}'] == "0.0"
         code, printed = await command(http, "cluster", "status")
         assert code == 0
         lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed.splitlines()}
-        assert lines[busy] == "3 of 4 0 of 0 12508 of 12508 fake-detect"
+        assert lines[busy] == "alive 3 of 4 0 of 0 12508 of 12508 fake-detect"
         assert lines["fake-detect:"] == "0 waiting"
         await cluster.kill_head()
         await until(lambda: _away(http), SOON)
         async with http.get("/v1/cluster") as response:
             assert response.status == 503
         assert (await gauges(http))["away"] == "1.0"
+        await until(lambda: _only_away(http), SOON)
         code, printed = await command(http, "cluster", "status")
         assert (code, printed) == (1, "error: The Ray cluster is out of reach\n")
+
+
+async def _is_told(http, name, value):
+    return (await gauges(http)).get(name) == value
+
+
+async def _only_away(http):
+    """Whether nothing is told of nodes: what is not known is not made up."""
+    return all("kind=" not in name for name in await gauges(http))
+
+
+def test_the_nodes_in_the_metrics_are_bounded():
+    """Several of one name are one, and those above a number are counted together."""
+    gauges_of_many = ClusterGauges(SimpleNamespace)
+    names = [f"n{number:04}" for number in range(MAX_NODES + 5)]
+    gauges_of_many._nodes = [
+        Node(f"{name}{twin}", name, "h", 1, {"CPU": 2.0}, {"CPU": 1.0})
+        for name in names
+        for twin in "ab"
+    ]
+    (cpus, gpus, _memory) = gauges_of_many._resources()
+    amounts = {(each.labels["node"], each.labels["kind"]): each.value for each in cpus.samples}
+    assert len(amounts) == 2 * (MAX_NODES + 1)
+    assert (amounts["n0000", "total"], amounts["n0000", "free"]) == (4.0, 2.0)
+    assert amounts[OTHERS, "total"] == 20.0
+    assert {each.value for each in gpus.samples} == {0.0}
 
 
 async def test_without_the_engine_there_is_no_cluster(tmp_path):
@@ -120,6 +155,7 @@ async def test_without_the_engine_there_is_no_cluster(tmp_path):
     ):
         async with http.get("/v1/cluster") as response:
             assert response.status == 404
+        assert await gauges(http) == {}
         code, printed = await command(http, "cluster", "status")
         assert (code, printed) == (1, "error: the server has no model with the engine ray\n")
 

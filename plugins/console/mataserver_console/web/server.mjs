@@ -1,6 +1,7 @@
 // Server: whether it is well, what it does, what it is made of, who may use it.
 import { may, who } from "./api.mjs";
 import { Accounts } from "./accounts.mjs";
+import { Cluster } from "./cluster.mjs";
 import { State, Switch, Trouble } from "./controls.mjs";
 import { sentence } from "./direction.mjs";
 import { Bar, useReady } from "./frame.mjs";
@@ -67,6 +68,7 @@ export default function Server() {
   return html`<${Bar} title="Server"/><div class="content">
     <div class="two-up"><${Health}/><${Me}/></div>
     <${Metrics}/>
+    ${may("models:read") && html`<${Cluster}/>`}
     ${accounts && html`<${Accounts}/>`}
     ${may("models:read") && html`<${Plugins}/>`}
     ${may("admin") && html`<${Settings}/>`}</div>`;
