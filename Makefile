@@ -82,7 +82,7 @@ test-api: $(VENV)/.setup  ## the OpenAPI document with every guest's routes, aga
 	$(BIN)/python -m pytest -p no:cacheprovider tests/guest_cases.py
 
 test-ray: $(VENV)/.setup  ## models on a real Ray cluster of this machine, whose nodes are killed; KILLS=10 for more
-	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s plugins/ray/tests/ray_cases.py plugins/ray/tests/ray_token_cases.py
+	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s plugins/ray/tests/ray_*cases.py
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py

@@ -9,6 +9,7 @@ from openapi_watch import documented_answers
 
 __all__ = ["documented_answers"]
 
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:  # behind all others, whose tests have a conftest too
-    sys.path.append(HERE)
+HERE = Path(__file__).parent
+for folder in (HERE, HERE.parents[1] / "jobs" / "tests"):  # videos, and a server with jobs
+    if str(folder) not in sys.path:  # behind all others, whose tests have a conftest too
+        sys.path.append(str(folder))
