@@ -52,7 +52,8 @@ async def test_the_cluster(tmp_path, cluster):
         await person.until(f"{node(busy)}?.includes('silent') || {node(busy)}?.includes('lost')")
         await person.until(f"{node(busy)}?.includes('lost')")
         await cluster.kill_head()
-        await person.sees("The Ray cluster is out of reach")
+        cards = "[...document.querySelectorAll('[aria-labelledby=cluster]')]"
+        await person.until(f"{cards}.some((each) => each.innerText.includes('out of reach'))")
         assert not await person.evaluate("!!document.querySelector('[data-node]')")
 
 
