@@ -19,7 +19,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-plain test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -80,6 +80,9 @@ test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an envi
 
 test-api: $(VENV)/.setup  ## the OpenAPI document with every guest's routes, against a server
 	$(BIN)/python -m pytest -p no:cacheprovider tests/guest_cases.py
+
+test-plain: $(VENV)/.setup  ## the tests of HTTP with every request by aiohttp's way, as with `short_way: false`
+	PYTHONPATH=tests $(BIN)/python -m pytest -p no:cacheprovider -p without_known_heads -n $(WORKERS) --dist loadfile $(or $(TESTS),tests)
 
 test-ray: $(VENV)/.setup  ## models on a real Ray cluster of this machine, whose nodes are killed; KILLS=10 for more
 	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s plugins/ray/tests/ray_*cases.py

@@ -46,7 +46,7 @@ def test_times_are_told_and_the_summary_is_last(run):
     table = lines[lines.index("== what each part took, of 2400 s") + 1 : -1]
     names = [line.split()[2] for line in table]
     names.remove("check")  # which ends beside the next ones
-    ordered = ["packages", "setup", "compile", "engines", "clients", "fleet", "tests", "all"]
+    ordered = ["packages", "setup", "compile", "engines", "clients", "fleet", "api", "tests", "all"]
     assert names == ordered
     assert all(line.split()[0].isdecimal() for line in table)
     assert lines[-1] == "=== 7 passed in 1.00s ==="

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Engine
 
 KEY = "test-key"
+DEFAULTS: dict[str, Any] = {}
+"""Settings of servers whose tests state none for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def compose(
 ) -> tuple[ComposedServer, str]:
     """Compose a server without listening; return it and its key."""
     data_dir = Path(data_dir)
-    values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
+    values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **DEFAULTS, **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
     composed = app.build(chosen, found, probe, pace, set_by, engines, environ={})
