@@ -76,7 +76,8 @@ def _decode(content: bytes) -> dict[str, str] | None:
         """
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "tag", None):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 raise yaml.YAMLError("an alias or a tag")
             return super().compose_node(parent, index)
 
