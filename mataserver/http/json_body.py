@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Raw
@@ -189,7 +189,12 @@ def without_nulls(value: Any, kind: Any = None) -> Any:
 @functools.cache
 def _nullable_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     fields = msgspec.structs.fields(kind)
-    return frozenset(each.encode_name for each in fields if NoneType in get_args(each.type))
+    return frozenset(each.encode_name for each in fields if _is_nullable(each.type))
+
+
+def _is_nullable(kind: Any) -> bool:
+    bare = kind.__origin__ if get_origin(kind) is Annotated else kind
+    return NoneType in get_args(bare)
 
 
 def _check_json(data: bytes) -> None:

@@ -57,7 +57,7 @@ class NewRoute(Struct, kw_only=True, forbid_unknown_fields=True):
 class RouteChange(NewRoute, kw_only=True, forbid_unknown_fields=True):
     """``PATCH`` there: what is left out stays. ``version`` is the application's."""
 
-    version: Version | UnsetType | None = UNSET
+    version: Version = UNSET
 
 
 class RouteView(Struct, kw_only=True):

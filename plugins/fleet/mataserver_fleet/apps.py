@@ -73,7 +73,7 @@ class AppChange(Struct, kw_only=True, forbid_unknown_fields=True):
     gpus: Gpus | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     resend: bool | UnsetType = UNSET
-    version: Version | UnsetType | None = UNSET
+    version: Version = UNSET
 
 
 class Apps:

@@ -62,7 +62,7 @@ class ConsumerChange(Struct, kw_only=True, forbid_unknown_fields=True):
     tags: ConsumerTags | UnsetType = UNSET
     rate: Rate | UnsetType | None = UNSET
     quota: Rate | UnsetType | None = UNSET
-    version: Version | UnsetType | None = UNSET
+    version: Version = UNSET
 
 
 class ConsumerView(Struct, kw_only=True):

@@ -64,7 +64,7 @@ class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """``PATCH /api/models/{identity}``: ``version`` is that of its ``ETag``."""
 
     description: Description
-    version: Version | UnsetType | None = UNSET
+    version: Version = UNSET
 
 
 class UnloadRequest(Struct, kw_only=True, forbid_unknown_fields=True):

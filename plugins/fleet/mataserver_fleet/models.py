@@ -9,13 +9,21 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import Meta, Struct
 
-from mataserver import Conflict, InvalidParams, NotFound
+from mataserver import Conflict, InvalidParams
 from mataserver_database import Sorting, by_code_point
 from mataserver_fleet.apps import touch_apps
 from mataserver_fleet.files import Blob
 from mataserver_fleet.leftovers import leave
 from mataserver_fleet.store import check_revision, find, insert, text
-from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VERSIONS
+from mataserver_fleet.tables import (
+    APPS,
+    FILES,
+    MODELS,
+    PLACEMENTS,
+    REMOVED_VERSIONS,
+    ROUTES,
+    VERSIONS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,14 +125,14 @@ class Models:
             revision = await touch_model(connection, row)
             known = sa.select(VERSIONS.c.version).where(VERSIONS.c.model_id == row["id"])
             there = set(await connection.scalars(known))
-            if unnamed is not None and unnamed in there:  # a request at the same time took it
-                free = max(there.union(contents)) + 1
+            removed = await _removed(connection, row["id"])
+            if unnamed is not None and unnamed in there | removed.keys():
+                # A request at the same time took it.
+                free = max(there.union(contents, removed)) + 1
                 moved = contents[unnamed].renumbered(unnamed, free)
                 contents = {**contents, free: moved}
                 del contents[unnamed]
-            taken = set(contents) & there
-            if taken:
-                raise Conflict(f"{row['name']} has a version {min(taken)}, which never changes")
+            _check_numbers(row["name"], contents, there, removed)
             for number, content in contents.items():
                 await self._insert(connection, row["id"], number, content)
         return revision, sorted(contents)
@@ -162,27 +170,6 @@ class Models:
             await connection.execute(sa.delete(MODELS).where(MODELS.c.id == row["id"]))
         return row
 
-    async def remove_version(
-        self, identity: str, version: int, expected: Tags | None, *, force: bool
-    ) -> sa.RowMapping:
-        """Forget a version. Raises ``NotFound``, ``StaleError``, ``Conflict`` for one in use.
-
-        With ``force`` also one in use.
-        """
-        async with self._store.change() as connection:
-            await self._store.hold(connection, "applications")
-            row = await find(connection, MODELS, identity, "Model", lock=True)
-            check_revision(row, expected)
-            await touch_model(connection, row)
-            own = (VERSIONS.c.model_id == row["id"], VERSIONS.c.version == version)
-            if (await connection.execute(sa.select(VERSIONS.c.id).where(*own))).first() is None:
-                raise NotFound(f"{row['name']} has no version {version}")
-            use = await _use(connection, row, version)
-            if use and not force:
-                raise Conflict(f"Version {version} of {row['name']} is {use}: or use force=true")
-            await connection.execute(sa.delete(VERSIONS).where(*own))
-        return row
-
     async def versions(self, models: Iterable[int]) -> list[sa.RowMapping]:
         """Return the versions of some models, newest first."""
         query = sa.select(VERSIONS).where(VERSIONS.c.model_id.in_(list(models)))
@@ -204,14 +191,18 @@ class Models:
             return set(await connection.scalars(sa.select(FILES.c.digest).distinct()))
 
     async def newest(self, model: int) -> tuple[int, dict[str, Any] | None]:
-        """Return the highest version of a model, 0 for none, and its configuration."""
+        """Return the highest number that a version has or had, 0 for none, and a configuration.
+
+        It is that of the newest version, None without one.
+        """
         query = sa.select(VERSIONS).where(VERSIONS.c.model_id == model)
         async with self._store.read() as connection:
             found = await connection.execute(query.order_by(VERSIONS.c.version.desc()).limit(1))
             row = found.mappings().first()
+            removed = await _removed(connection, model)
         if row is None:
-            return 0, None
-        return row["version"], msgspec.json.decode(row["config"])
+            return max(removed, default=0), None
+        return max([row["version"], *removed]), msgspec.json.decode(row["config"])
 
     async def _insert(
         self, connection: Connection, model: int, number: int, content: Content
@@ -241,6 +232,28 @@ async def touch_model(connection: Connection, row: sa.RowMapping, **values: obje
     return revision
 
 
+async def _removed(connection: Connection, model: int) -> dict[int, str]:
+    """Return the digests of a model's removed versions, by their numbers."""
+    table = REMOVED_VERSIONS
+    query = sa.select(table.c.version, table.c.digest).where(table.c.model_id == model)
+    return {row.version: row.digest for row in await connection.execute(query)}
+
+
+def _check_numbers(
+    model: str, contents: Mapping[int, Content], there: set[int], removed: Mapping[int, str]
+) -> None:
+    """Raise ``Conflict`` for a number that another version has or had.
+
+    Programs may know what it was. The same version may be sent again.
+    """
+    taken = set(contents) & there
+    if taken:
+        raise Conflict(f"{model} has a version {min(taken)}, which never changes")
+    for number, content in contents.items():
+        if removed.get(number, content.digest) != content.digest:
+            raise Conflict(f"{model} had another version {number}: give this one another number")
+
+
 def check_name(name: str) -> None:
     """Raise ``InvalidParams`` for what is no name of a model."""
     if not name:
@@ -266,18 +279,3 @@ async def _check_not_wanted(connection: Connection, model: sa.RowMapping) -> Non
     placed = await connection.execute(sa.select(PLACEMENTS.c.triton_id).where(*own))
     if model["everywhere"] or placed.first() is not None:
         raise Conflict(f"{model['name']} was loaded again meanwhile: it stays")
-
-
-async def _use(connection: Connection, model: sa.RowMapping, version: int) -> str:
-    """Return what a version is used for, or an empty text."""
-    query = sa.select(PLACEMENTS.c.versions, PLACEMENTS.c.serving)
-    placed = await connection.execute(query.where(PLACEMENTS.c.model_id == model["id"]))
-    for wanted, serving in placed:
-        if version in {*msgspec.json.decode(wanted), *msgspec.json.decode(serving)}:
-            return "loaded"
-    query = sa.select(ROUTES.c.weights, ROUTES.c.mirror)
-    own = (ROUTES.c.model == model["name"], ROUTES.c.own.is_(False))
-    for weights, mirror in await connection.execute(query.where(*own)):
-        if str(version) in msgspec.json.decode(weights) or mirror == version:
-            return "asked by an application"
-    return ""

@@ -6,13 +6,12 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import PRINCIPAL, InvalidParams
 
 if TYPE_CHECKING:
     from aiohttp import web
-    from msgspec import UnsetType
 
     from mataserver import Context, Principal
 
@@ -32,7 +31,9 @@ IF_MATCH: dict[str, tuple[Any, bool, str]] = {
         "The ETag that was read: 412 if it was changed since.",
     ),
 }
-Version = (
+_NOT_NULL = Meta(extra_json_schema={"not": {"type": "null"}})
+"""Of a field whose null is seen, to be refused: of other fields null means that it is not given."""
+_Version = (
     Annotated[int, Meta(ge=0, lt=2**53)]
     | Annotated[
         str,
@@ -41,10 +42,12 @@ Version = (
         ),
     ]
 )
-"""What a body may say instead of ``If-Match``: a thing's ``ETag`` without the quotes."""
-UserVersion = Annotated[
+_UserVersion = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{1,64}\.[0-9a-f]{8}\Z", description="an ETag without its quotes")
 ]
+Version = Annotated[_Version | UnsetType | None, _NOT_NULL]
+"""What a body may say instead of ``If-Match``: a thing's ``ETag`` without the quotes."""
+UserVersion = Annotated[_UserVersion | UnsetType | None, _NOT_NULL]
 """The same of a user."""
 
 

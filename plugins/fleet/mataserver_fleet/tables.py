@@ -58,6 +58,13 @@ VERSIONS = _table(
     sa.Column("created_at", sa.Float),
     sa.Column("served_at", sa.Float),
 )
+REMOVED_VERSIONS = _table(
+    "removed_versions",
+    sa.Column("model_id", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String(64)),
+)
+"""Their numbers are given to no other version; ``digest`` is empty where it is not known."""
 FILES = _table(
     "files",
     sa.Column("version_id", sa.Integer, primary_key=True),

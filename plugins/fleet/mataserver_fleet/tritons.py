@@ -71,7 +71,7 @@ class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
     metrics_port: Port | UnsetType | None = UNSET
     gpus: Annotated[int, Meta(ge=0, le=1024)] | UnsetType | None = UNSET
     path: RepositoryPath | UnsetType | None = UNSET
-    version: Version | UnsetType | None = UNSET
+    version: Version = UNSET
 
 
 class ServedModel(Struct, frozen=True):

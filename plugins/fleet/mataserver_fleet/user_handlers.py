@@ -72,7 +72,7 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     old_password: Password | UnsetType = UNSET
     role: Role | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
-    version: UserVersion | UnsetType | None = UNSET
+    version: UserVersion = UNSET
 
 
 class UserView(Struct, kw_only=True):

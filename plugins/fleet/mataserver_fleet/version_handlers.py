@@ -41,6 +41,7 @@ from mataserver_fleet.uploads import (
     model_files,
     version_of,
 )
+from mataserver_fleet.version_removal import remove_version
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -289,7 +290,7 @@ class VersionHandlers(Handlers):
             raise BadRequest("version: say which one, as .../versions/3 or .../versions?version=3")
         version, force = version_of({"version": given}), flag(request, "force")
         identity, tags = request.match_info["identity"], expected(request)
-        work = self._models.remove_version(identity, version or 0, tags, force=force)
+        work = remove_version(self._components.store, identity, version or 0, tags, force=force)
         row = await finish(work)
         self._note(request, f"removed version {version} of", row["name"])
         return self._ctx.http.respond(Status())
