@@ -209,7 +209,7 @@ async def test_on_a_phone(tmp_path):
         await person.go("fleet")
         await person.until("!!document.querySelector('[data-triton=gpu-1] .state')")
         tabs = await person.evaluate(places)
-        assert len(tabs) == 5
+        assert len(tabs) == 6
         assert all(0 <= left < right <= 320 for left, right in tabs)
         await pushed(server, "shelf")
         await asked(server, "POST", "/api/models/shelf/load", json={})

@@ -1,12 +1,14 @@
 // Applications: what programs ask; each offers models and lets consumers in.
 import { ask, may } from "./api.mjs";
-import { Button, Copy, Sure, Trouble } from "./controls.mjs";
+import { Button, Sure, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
+import { Change } from "./fleet_edit.mjs";
+import { NewRoute, Route } from "./fleet_routes.mjs";
 import { Form, ShownOnce } from "./form.mjs";
+import { count } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { useServerListing } from "./listing.mjs";
-import { ModelField } from "./picker.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 export const APPS = "api/apps?limit=1000";
@@ -22,19 +24,6 @@ export const NewApplication = ({ close }) => html`<${Form} title="New applicatio
   <label class="stack-4"><span class="label">Public host</span><input class="field" name="host" placeholder="none: it is asked below /gateway/"/></label>
   <label class="row"><input type="checkbox" name="resend"/>Asking twice changes nothing: a request may be sent anew</label><//>`;
 
-function NewRoute({ app, close }) {
-  const { data } = useSource(`${MODELS}#models`, 10);
-  const offered = new Set(app.routes.map((each) => each.model_name));
-  const free = (data?.models ?? []).filter((each) => !offered.has(each.name));
-  return html`<${Form} title=${`A model for ${named(app.name)}`} text="Offer it" close=${close} send=${async (given) => {
-      if (!given.get("model")) throw new Error("Add a model to the fleet first.");
-      await ask(`api/apps/${app.id}/routes/${encodeURIComponent(given.get("model"))}`, { method: "POST" });
-      refresh(APPS);
-    }}>
-    <${ModelField} models=${free.map(({ name, state }) => ({ model: name, state }))}/>
-    ${data && !free.length && html`<p class="help">Every model is offered already.</p>`}<//>`;
-}
-
 function NewLink({ app, close, shown }) {
   const { data } = useSource(CONSUMERS, 10);
   const names = (data?.consumers ?? []).map((each) => each.name);
@@ -47,29 +36,34 @@ function NewLink({ app, close, shown }) {
     <datalist id="consumers">${names.map((each) => html`<option key=${each} value=${each}/>`)}</datalist><${Limits}/><//>`;
 }
 
-const weights = (route) => Object.entries(route.weights).map(([version, weight]) => `version ${version}: ${weight}`).join(", ");
+const Settings = ({ app, close }) => html`<${Change} path=${`api/apps/${app.id}`} title=${`Settings of ${named(app.name)}`} text="Save" close=${close} lists=${[APPS]}
+  change=${(given) => ({ ...(given.has("host") ? { host: given.get("host").trim() || null } : {}), retries: Number(given.get("retries")), resend: given.get("resend") !== null })}
+  fields=${(known) => html`${may("fleet:write") && html`<label class="stack-4"><span class="label">Public host</span><input class="field" name="host" value=${known.host ?? ""} placeholder="none: it is asked below /gateway/"/></label>`}
+    <label class="stack-4"><span class="label">How often a request is tried anew</span><input class="field" name="retries" type="number" min="0" max="100" required value=${known.retries}/></label>
+    <label class="row"><input type="checkbox" name="resend" checked=${known.resend}/>Asking twice changes nothing: a request may be sent anew</label>`}/>`;
 
-function Application({ app }) {
+const said = (app) => `${app.retries ? `Tried anew up to ${count(app.retries, "time")}` : "Not tried anew"}${app.resend ? ", also what a server has received" : ""}`;
+
+const FORMS = { route: NewRoute, link: NewLink, settings: Settings };
+
+function Application({ app, writes }) {
   const [error, setError] = useState(null);
   const [making, setMaking] = useState("");
   const [key, setKey] = useState(null);
   const path = `api/apps/${app.id}`;
-  const writes = may("fleet:write");
+  const Making = FORMS[making];
   const act = (where) => ask(path + where, { method: "DELETE" }).then(() => setError(null), setError).then(() => refresh(APPS));
   return html`<section class="card" aria-label=${app.name} data-app=${app.name}><header class="wrap"><h2>${app.name}</h2><span class="quiet cut">${app.host ?? `/gateway/${app.name}`}</span><span class="grow"></span>
       ${writes && html`<${Button} small icon="plus" onClick=${() => setMaking("route")}>Model<//><${Button} small icon="plus" onClick=${() => setMaking("link")}>Consumer<//>
-        <${Sure} small bare text="Remove" effect="Nobody can ask it then." action=${() => act("")}/>`}</header>
+        ${may("fleet:write") && html`<${Sure} small bare text="Remove" effect="Nobody can ask it then." action=${() => act("")}/>`}`}</header>
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
-    <ul class="sugg plain">${app.routes.map((route) => html`<li key=${route.model_name}><div class="grow cut"><b class="strong">${route.model_name}</b> <code class="quiet">${route.paths[0]}</code>
-        ${weights(route) && html`<span class="help"> ${weights(route)}</span>`}${route.mirror && html`<span class="help"> mirrored to version ${route.mirror}</span>`}</div>
-      <${Copy} text=${route.url} label=${`Copy where ${named(route.model_name)} is asked`}/>
-      ${writes && html`<${Sure} small text="Take out" effect="It is not found there then." action=${() => act(`/routes/${encodeURIComponent(route.model_name)}`)}/>`}</li>`)}
+    <ul class="sugg plain">${app.routes.map((route) => html`<${Route} key=${route.model_name} app=${app} route=${route} writes=${writes} act=${act}/>`)}
     ${!app.routes.length && html`<li class="help">It offers no model yet.</li>`}</ul>
     <div class="pad row wrap tight"><span class="label">May ask</span>${app.consumers.map((each) => html`<span class="tag" key=${each.id}>${each.name}
       ${writes && html`<${Sure} small bare text="Keep out" effect=${`${named(each.name)} is refused from now on.`} action=${() => act(`/consumers/${encodeURIComponent(each.name)}`)}/>`}</span>`)}
       ${!app.consumers.length && html`<span class="help">nobody yet</span>`}</div>
-    ${making === "route" && html`<${NewRoute} app=${app} close=${() => setMaking("")}/>`}
-    ${making === "link" && html`<${NewLink} app=${app} close=${() => setMaking("")} shown=${setKey}/>`}
+    ${writes && html`<div class="row between wrap pad"><span class="help">${said(app)}</span><${Button} small bare onClick=${() => setMaking("settings")}>Settings<//></div>`}
+    ${Making && html`<${Making} app=${app} close=${() => setMaking("")} shown=${setKey}/>`}
     ${key && html`<${ShownOnce} ...${key} close=${() => setKey(null)}/>`}</section>`;
 }
 
@@ -77,5 +71,5 @@ export function Applications() {
   const { data, error, all, drawn, filter, rest } = useServerListing({ path: APPS, list: "apps", every: 5 }, (each) => `${each.name} ${each.host ?? ""}`, 24);
   return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(APPS)}/>`}${filter}
     ${data && !all.length && html`<section class="card"><p class="pad help">None yet. An application offers models under one address and lets consumers in.</p></section>`}
-    <div class="two-up">${drawn.map((each) => html`<${Application} key=${each.id} app=${each}/>`)}</div>${rest}`;
+    <div class="two-up">${drawn.map((each) => html`<${Application} key=${each.id} app=${each} writes=${may("fleet:write")}/>`)}</div>${rest}`;
 }
