@@ -4,16 +4,14 @@ import { Button, Sure, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
 import { Change } from "./fleet_edit.mjs";
-import { NewRoute, Route } from "./fleet_routes.mjs";
+import { APPS, MODELS, NewRoute, Route } from "./fleet_routes.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { count } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { useServerListing } from "./listing.mjs";
 import { refresh, useSource } from "./source.mjs";
 
-export const APPS = "api/apps?limit=1000";
-/** The fleet's models. */
-export const MODELS = "api/models?limit=1000";
+export { APPS, MODELS };
 
 export const NewApplication = ({ close }) => html`<${Form} title="New application" text="Make the application" close=${close} send=${async (given) => {
     const host = given.get("host").trim();

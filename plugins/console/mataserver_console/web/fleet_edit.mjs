@@ -28,7 +28,7 @@ export function Change({ path, where = "", title, text, close, lists, change, fi
     } catch (error) {
       if (error.status !== STALE) throw error;
       setFound(await tagged(path));
-      throw new Error("Somebody else changed it meanwhile: this is how it is now.");
+      throw new Error("Somebody else changed it meanwhile: this is how it is now.", { cause: error });
     }
     refresh(...lists);
   };

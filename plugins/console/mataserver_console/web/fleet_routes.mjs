@@ -2,13 +2,15 @@
 import { ask } from "./api.mjs";
 import { Button, Copy, Sure } from "./controls.mjs";
 import { named } from "./direction.mjs";
-import { APPS, MODELS } from "./fleet_apps.mjs";
 import { Change } from "./fleet_edit.mjs";
 import { Form } from "./form.mjs";
 import { html, useState } from "./html.mjs";
 import { ModelField } from "./picker.mjs";
 import { refresh, useSource } from "./source.mjs";
 
+export const APPS = "api/apps?limit=1000";
+/** The fleet's models. */
+export const MODELS = "api/models?limit=1000";
 const MOST = 12;  // versions that a form has a field for
 
 export function NewRoute({ app, close }) {
