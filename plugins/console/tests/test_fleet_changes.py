@@ -135,9 +135,10 @@ async def test_users_applications(tmp_path):
         await asked(server, "POST", "/api/users", json=given)
         await part(person, "users")
         await person.click("Application", "tr[data-user=ada]")
+        await person.until("document.querySelectorAll('dialog option').length === 2")
         await person.fill("dialog select[name=app]", "shop")
         await person.click("Authorise", "dialog form")
-        await shows(person, "tr[data-user=ada]", "shop")
+        await shows(person, "tr[data-user=ada] .tag", "shop")
         assert await person.faults() == []
         await sure(person, "Withdraw", "tr[data-user=ada]")
         await shows(person, "tr[data-user=ada]", "none")
