@@ -16,6 +16,7 @@ from mataserver_client.errors import (
     MataError,
     NotFound,
     OutOfMemory,
+    Shortage,
     Unavailable,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "MataError",
     "NotFound",
     "OutOfMemory",
+    "Shortage",
     "TooLarge",
     "TooSlow",
     "Unavailable",

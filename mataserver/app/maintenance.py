@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mataserver.errors import MataError
 from mataserver.frontends.directory import HEARTBEAT_SECONDS, SILENCE_SECONDS
 from mataserver.library.configured import ConfiguredModels
+from mataserver.serving.loading import LoadCancelledError
 
 if TYPE_CHECKING:
     from mataserver.library.catalog import Catalog
@@ -110,6 +111,8 @@ class Maintenance:
         try:
             async with self._pool.hold(self._catalog.plan(name)):
                 return True
+        except LoadCancelledError:
+            return True  # whoever cancelled it does not want it tried again
         except MataError as error:
             log.error("could not preload %s: %s", name, error.told)  # noqa: TRY400
             return False

@@ -15,6 +15,7 @@ import msgspec
 
 from mataserver.engines.model_thread import ModelThread
 from mataserver.engines.watchdog import Watchdog, check_interval
+from mataserver.engines.work import LOAD_PHASE
 from mataserver.engines.worker_errors import (
     ABANDONED,
     Death,
@@ -82,6 +83,7 @@ class ThreadWorker:
 
     async def load(self) -> None:
         """Load the model in the thread; the caller imposes a timeout."""
+        LOAD_PHASE.get()("weights")
         report = await self._in_thread(self._host.load, watched=False)
         # Decoding beside the model was tried: lock contention costs more than it gains.
         self.report = msgspec.structs.replace(report, decoders=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mataserver.params.table import Params
     from mataserver.processes.landlock import Confinement
 
+LOAD_PHASE: ContextVar[Callable[[str], None]] = ContextVar("LOAD_PHASE", default=lambda _: None)
+"""Is told what the load that runs in this context waits for."""
 Body = bytes | tuple[bytes | memoryview, ...]
 """An encoded answer, or its pieces: prepending a header must not copy pixels."""
 

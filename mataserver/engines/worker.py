@@ -13,6 +13,7 @@ from mataserver.engines.lifetime import Lifetime
 from mataserver.engines.memory import private_bytes, process_tree
 from mataserver.engines.method_calls import MethodCalls
 from mataserver.engines.watchdog import Watchdog
+from mataserver.engines.work import LOAD_PHASE
 from mataserver.engines.worker_connection import FloodError, WorkerConnection, read_batch
 from mataserver.engines.worker_errors import (
     DecodeTimeoutError,
@@ -127,6 +128,7 @@ class ProcessWorker(asyncio.Protocol):
 
     async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
         """Send the assignment and wait until the model is ready."""
+        LOAD_PHASE.get()("weights")
         self._kill = kill
         self._calls.package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
         # The only pickle on this wire: to the worker, of objects of the server and its plugins.

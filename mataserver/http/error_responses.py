@@ -7,13 +7,13 @@ protocol an error keeps its status and changes its form.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from mataserver.errors import MataError
+from mataserver.errors import MataError, OutOfMemory
 from mataserver.http import codec
 from mataserver.http.routing import ROUTE
 from mataserver.plugin_ends import ends_logged
@@ -30,8 +30,31 @@ _CLOSING_STATUSES = frozenset({408, 413, 417})
 _KEPT_HEADERS = ("Allow", "Sec-WebSocket-Version")
 
 
+class Problem(Struct):
+    """Every error: one human-readable sentence."""
+
+    detail: str
+
+
+class MemoryProblem(Problem):
+    """A 507: of a model that does not fit, which memory falls short, and by how much.
+
+    ``device`` is "ram" or "cuda:0" and so on. Of ``limit_mb``, what the server may use there,
+    ``free_mb`` would be free without all that can be evicted. In MB of 1e6 bytes.
+    """
+
+    device: str | UnsetType = UNSET
+    needed_mb: float | UnsetType = UNSET
+    free_mb: float | UnsetType = UNSET
+    limit_mb: float | UnsetType = UNSET
+
+
+class _OwnForm(MemoryProblem, forbid_unknown_fields=True):
+    """One of these two, and nothing else."""
+
+
 def error_response(error: MataError) -> web.Response:
-    """Answer ``{"detail": ...}`` with the error's status."""
+    """Answer ``{"detail": ...}`` with the error's status, and the figures of a 507."""
     headers = {}
     if error.status in _CLOSING_STATUSES:
         headers["Connection"] = "close"
@@ -40,11 +63,16 @@ def error_response(error: MataError) -> web.Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return web.Response(
-        body=codec.encode({"detail": error.detail}),
+        body=codec.encode({"detail": error.detail, **_figures(error)}),
         status=error.status,
         content_type=codec.JSON,
         headers=headers,
     )
+
+
+def _figures(error: MataError) -> dict[str, Any]:
+    shortage = error.shortage if isinstance(error, OutOfMemory) else None
+    return {} if shortage is None else msgspec.structs.asdict(shortage)
 
 
 def as_api_error(error: web.HTTPException) -> web.Response:
@@ -69,7 +97,7 @@ def render(
         return response
     body = response.body
     try:
-        detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
+        detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_OwnForm).detail
     except msgspec.DecodeError:
         return response  # it has its own form, such as that of a probe
     told = "the form of errors %s failed: %s is told in the server's own"
@@ -91,10 +119,6 @@ def _name_of(form: ErrorForm) -> str:
     function = getattr(form, "func", form)  # of a ``functools.partial``
     function = function if hasattr(function, "__qualname__") else type(function)
     return f"{function.__module__}.{function.__qualname__}"
-
-
-class _Problem(Struct, forbid_unknown_fields=True):
-    detail: str
 
 
 def _form_of_path(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:

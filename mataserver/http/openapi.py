@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.http import examples, request_warnings
+from mataserver.http.error_responses import MemoryProblem, Problem
 from mataserver.http.schema_names import with_own_names
 from mataserver.results import InferResponse
 from mataserver.serving.description import portable
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mataserver.http.routing import Body, Route
-
-
-class Problem(msgspec.Struct):
-    """Every error: one human-readable sentence."""
-
-    detail: str
 
 
 _STATUS_TEXTS = {
@@ -86,7 +81,7 @@ def document(
     documented = [each for each in routes if each.documented and (each.summary or each.when)]
     every = ((route.request, route.response, *route.also.values()) for route in documented)
     bodies = [body for groups in every for group in groups for body in group if body.schema]
-    types = [*(body.schema for body in bodies), Problem, *_smaller_types(documented)]
+    types = [*(body.schema for body in bodies), Problem, MemoryProblem, *_smaller_types(documented)]
     types += task_outputs.values()
     made = msgspec.json.schema_components(types, ref_template=_REF)
     schemas, components = with_own_names(portable(list(made[0])), portable(made[1]))
@@ -179,7 +174,6 @@ def _operation(
     if route.request:
         content = {body.content_type: _media(body, schema) for body in route.request}
         operation["requestBody"] = {"required": not route.optional, "content": content}
-    problem = {"application/json": {"schema": schema(route.problem or Problem)}}
     for status in sorted(errors):
         # Of 429 and of any failure here or behind: a full disk may be cleared, a service be back.
         later = status == 429 or status >= 500
@@ -188,7 +182,9 @@ def _operation(
         headers = _headers(names) | _own_headers(
             dict.fromkeys(route.error_headers, "Of its protocol.")
         )
-        answer = {"description": said, "headers": headers, "content": problem}
+        problem = schema(route.problem or (MemoryProblem if status == 507 else Problem))
+        content = {"application/json": {"schema": problem}}
+        answer = {"description": said, "headers": headers, "content": content}
         operation["responses"].setdefault(str(status), answer)
     return operation
 

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from mataserver.library import weights
 from mataserver.params.parsing import configured
 from mataserver.params.table import ApiParams
-from mataserver.results import ModelDetail, ModelInfo
+from mataserver.results import LoadProgress, ModelDetail, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,7 @@ def info(name: str, entry: Entry, status: Status, settings: ModelSettings) -> Mo
         last_used=status.last_used,
         error=UNSET if status.error is None else status.error,
         pinned=True if status.pinned or settings.pin else UNSET,
+        loading=LoadProgress(*status.loading) if status.loading else UNSET,
     )
 
 

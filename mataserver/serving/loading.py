@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 
+from mataserver.engines.work import LOAD_PHASE
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable, shortage_error
 from mataserver.plugin_ends import ends_logged
@@ -31,6 +33,13 @@ LASTING_FAILURE_SECONDS = 60.0
 """Seconds for which a load that failed for a lasting reason is not retried blindly."""
 UNLOAD_WAIT = 30.0
 """Seconds that a load waits for the previous worker to finish its requests."""
+
+
+class LoadCancelledError(Unavailable):
+    """503: somebody unloaded the model while it was loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("The load of the model was cancelled")
 
 
 class LoadCoordinator:
@@ -70,8 +79,9 @@ class LoadCoordinator:
             if slot.plan != plan:  # other files or settings: what was measured says nothing of it
                 slot.after_load = 0, 0
             slot.plan = plan
+            slot.load_begun, slot.load_phase = self._clock(), "memory"
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
-            slot.loading.add_done_callback(_retrieve)
+            slot.loading.add_done_callback(functools.partial(_end, slot))
         await self._wait_for_load(slot.loading)
 
     async def _wait_for_load(self, loading: asyncio.Task[None]) -> None:
@@ -84,8 +94,10 @@ class LoadCoordinator:
             await asyncio.wait([loading, closed], return_when=asyncio.FIRST_COMPLETED)
         finally:
             closed.cancel()
-        if not loading.done() or loading.cancelled():
+        if self._residency.closed.is_set() and (not loading.done() or loading.cancelled()):
             raise shutdown_error()
+        if loading.cancelled():
+            raise LoadCancelledError
         loading.result()
 
     async def _load(self, slot: Slot) -> None:
@@ -95,8 +107,14 @@ class LoadCoordinator:
             # Not what its last worker took at its end, which may have been several replicas.
             slot.ram, slot.vram = slot.after_load
             await self._budget.make_room(slot)
+            slot.load_phase = "worker"
+            LOAD_PHASE.set(functools.partial(setattr, slot, "load_phase"))
             async with asyncio.timeout(self._policy.load_timeout):
                 worker = await self._loader(slot.plan)
+        except asyncio.CancelledError:
+            self._metrics.loads.labels(name, "cancelled").inc()
+            log.info("the load of %s was cancelled", name)
+            raise
         except TimeoutError:
             limit = self._policy.load_timeout
             self._record_failure(slot, MataError(f"The model did not load within {limit:g} s"))
@@ -176,7 +194,9 @@ class LoadCoordinator:
         log.error("could not load %s: %s", slot.plan.spec.name, error.detail)
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _end(slot: Slot, task: asyncio.Task[None]) -> None:
     """Mark a load's exception as retrieved: it may have no awaiter left."""
+    if slot.loading is task:  # it was cancelled before it began
+        slot.loading = None
     if not task.cancelled():
         task.exception()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING
 
-from mataserver.errors import OutOfMemory, Unavailable
+from mataserver.errors import OutOfMemory, Shortage, Unavailable
 from mataserver.plugin_ends import ends_logged
 from mataserver.serving.residency import RECHECK_SECONDS
 
@@ -47,7 +48,7 @@ class MemoryBudget:
         Evicts idle models if necessary. Raises ``OutOfMemory`` if it does not fit now.
         """
         if await self._evict_for(None, size):
-            raise OutOfMemory("Not enough memory now")
+            raise _out_of_memory(None, self._shortage(size, None, []))
         try:
             yield
         finally:
@@ -94,7 +95,7 @@ class MemoryBudget:
                     await asyncio.sleep(wait)  # without the lock: others that fit must not wait
                     wait = await self._evict_for(slot, need)
         except TimeoutError:
-            raise _out_of_memory(slot) from None
+            raise _out_of_memory(slot, self._shortage(need, slot, [])) from None
 
     async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
         """Evict what is old enough; return the seconds until more may go, 0 once all fits.
@@ -102,10 +103,11 @@ class MemoryBudget:
         ``need`` bytes are then charged to ``newcomer``, or counted as reserved if that is None.
         """
         async with self._lock:
-            if self._shortage(need, newcomer, self._evictable() + self._leaving()):
-                raise _out_of_memory(newcomer)
+            if shortage := self._shortage(need, newcomer, self._evictable() + self._leaving()):
+                raise _out_of_memory(newcomer, shortage)
             while shortage := self._shortage(need, newcomer, []):
-                candidates = [s for s in self._evictable() if shortage == "ram" or s.vram]
+                on_gpu = shortage.device != "ram"
+                candidates = [s for s in self._evictable() if s.vram or not on_gpu]
                 victim = self._victim(candidates)
                 waits = list(map(self._age_left, candidates))
                 if self._leaving():
@@ -116,15 +118,15 @@ class MemoryBudget:
                 elif waits:
                     return max(0.01, min(waits))
                 else:
-                    raise _out_of_memory(newcomer)
+                    raise _out_of_memory(newcomer, shortage)
             if newcomer is None:
                 self._reserved += need
             else:
                 newcomer.ram = need
             return 0.0
 
-    def _shortage(self, need: int, newcomer: Slot | None, without: list[Slot]) -> str:
-        """Return which memory falls short, "ram" or "vram" or "", if ``without`` were evicted."""
+    def _shortage(self, need: int, newcomer: Slot | None, without: list[Slot]) -> Shortage | None:
+        """Return which memory falls short, if any, and by how much, if ``without`` were evicted."""
         others = [
             each
             for each in self._residency.slots.values()
@@ -134,30 +136,30 @@ class MemoryBudget:
             and not self._policy.is_remote(each)
         ]
         held = self._probe.own() + self._reserved + sum(each.ram for each in others)
-        if held + need > self._policy.ram_fraction * self._probe.ram_total():
-            return "ram"
-        if newcomer is None:
-            return ""
-        gpu = self._gpu(newcomer)
-        if gpu is None:
-            return ""
+        limit = self._policy.ram_fraction * self._probe.ram_total()
+        if held + need > limit:
+            return _figures("ram", need, limit - held, limit)
+        index, gpu = self._gpu(newcomer) if newcomer is not None else (0, None)
+        if newcomer is None or gpu is None:
+            return None
         coming = sum(s.vram or s.ram for s in others if s.loading and s.plan.uses_gpu)
         used = gpu.used + coming - sum(each.vram for each in without)
-        wanted = newcomer.vram or need
-        return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
+        wanted, limit = newcomer.vram or need, self._policy.vram_fraction * gpu.total
+        short = used + wanted > limit
+        return _figures(f"cuda:{index}", wanted, limit - used, limit) if short else None
 
-    def _gpu(self, slot: Slot) -> Gpu | None:
-        """Return a model's GPU, or None. Raises ``Unavailable`` if it does not exist."""
+    def _gpu(self, slot: Slot) -> tuple[int, Gpu | None]:
+        """Return index and memory of a model's GPU. Raises ``Unavailable`` if it does not exist."""
         device = slot.plan.settings.device or self._policy.device
         if device == "cpu" or not slot.plan.uses_gpu:
-            return None
+            return 0, None
         gpus = self._probe.gpus()
         index = int(device.partition(":")[2] or 0)
         if index >= len(gpus):
             if device == "auto" or not gpus:
-                return None  # without a driver to query, the backend decides whether it can run
+                return 0, None  # without a driver to query, the backend decides if it can run
             raise Unavailable(f"There is no GPU {index}")
-        return gpus[index]
+        return index, gpus[index]
 
     def _leaving(self) -> list[Slot]:
         return [slot for slot in self._residency.slots.values() if slot.is_leaving]
@@ -182,7 +184,20 @@ class MemoryBudget:
         return min(old, key=lambda s: s.used_clock, default=None)
 
 
-def _out_of_memory(newcomer: Slot | None) -> OutOfMemory:
-    if newcomer is None:
-        return OutOfMemory("Not enough memory now")
-    return OutOfMemory(f"Not enough memory to load {newcomer.plan.spec.name}")
+def _figures(device: str, needed: float, free: float, limit: float) -> Shortage:
+    """Return a shortage of bytes in MB. What is held may exceed the limit: nothing is free then."""
+    return Shortage(device, *(round(max(0.0, each) / 1e6, 1) for each in (needed, free, limit)))
+
+
+def _out_of_memory(newcomer: Slot | None, shortage: Shortage | None) -> OutOfMemory:
+    """Return the refusal of a model, or of a process, with the figures unless they have changed."""
+    sentence = "Not enough memory now"
+    if newcomer is not None:
+        sentence = f"Not enough memory to load {newcomer.plan.spec.name}"
+    if shortage is not None:
+        where = "of RAM" if shortage.device == "ram" else f"on {shortage.device}"
+        needed, free = math.ceil(shortage.needed_mb), int(shortage.free_mb)
+        sentence += f": {needed} MB {where} needed, {free} MB free"
+    error = OutOfMemory(sentence)
+    error.shortage = shortage
+    return error

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from mataserver.serving.slots import PoolPolicy, Slot
 
 
+_CANCELLING = frozenset({"stopped", "removed"})
+"""Reasons to unload a model that nobody is to wait for any more."""
+
+
 class ModelPool:
     """Loads, holds and unloads models."""
 
@@ -40,6 +44,7 @@ class ModelPool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._residency = Residency(metrics, policy, clock, wall)
         self._budget = MemoryBudget(self._residency, probe, policy, clock)
         loads = LoadCoordinator(
@@ -91,6 +96,7 @@ class ModelPool:
             slot.last_used,
             slot.error,
             pinned,
+            (round(self._clock() - slot.load_begun, 1), slot.load_phase) if slot.loading else None,
         )
 
     def count_holds(self, name: str) -> int:
@@ -107,7 +113,8 @@ class ModelPool:
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
         """Unload a model after its active inferences, for one task or for all.
 
-        Returns False if it was not loaded.
+        A load in progress is cancelled if the model was stopped or removed, else awaited. Returns
+        False if it was not loaded.
         """
         slots = [
             slot for slot in self._residency.slots_of(name) if task in {None, slot.plan.spec.task}
@@ -115,10 +122,12 @@ class ModelPool:
         return any([await self._unload(slot, reason) for slot in slots])
 
     async def _unload(self, slot: Slot, reason: str) -> bool:
+        cancelled = False
         if slot.loading is not None:
+            cancelled = reason in _CANCELLING and slot.loading.cancel()
             await asyncio.wait([slot.loading])
         if slot.worker is None:
-            return False
+            return cancelled
         await asyncio.shield(self._residency.unload(slot, reason))
         return True
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A model's state. Memory in bytes, times in Unix seconds. ``pinned``: by request."""
+    """A model's state. Memory in bytes, times in Unix seconds. ``pinned``: by request.
+
+    ``loading``: for how many seconds it has been loaded, and what that waits for.
+    """
 
     state: str = "unloaded"
     memory: int | None = None
@@ -32,6 +35,7 @@ class Status(msgspec.Struct, frozen=True):
     last_used: float | None = None
     error: str | None = None
     pinned: bool = False
+    loading: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,9 @@ class Slot:
         self.loaded_clock = 0.0
         self.used_clock = 0.0
         self.idle_since = 0.0
+        self.load_begun = 0.0
+        self.load_phase = ""
+        """What the load in progress waits for, see ``LoadProgress``."""
 
     @property
     def workers(self) -> int:

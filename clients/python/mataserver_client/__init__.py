@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MataError,
         NotFound,
         OutOfMemory,
+        Shortage,
         Unavailable,
     )
     from mataserver_client.failures import AuthenticationFailed, BadAnswer, ConnectionFailed
@@ -62,6 +63,7 @@ __all__ = [
     "OutOfMemory",
     "Reconnect",
     "Session",
+    "Shortage",
     "StreamItem",
     "Unavailable",
     "coco_categories",
@@ -79,6 +81,7 @@ _ERRORS = (
     "MataError",
     "NotFound",
     "OutOfMemory",
+    "Shortage",
     "Unavailable",
 )
 _MODULES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 
 class MataError(Exception):
     """Base class of errors that are an HTTP status and a ``detail``.
@@ -67,7 +69,24 @@ class Unavailable(MataError):
     status = 503
 
 
+class Shortage(Struct, frozen=True):
+    """Which memory falls short, "ram" or "cuda:0" and so on, and by how much, in MB of 1e6 bytes.
+
+    ``free_mb`` is what would be free of ``limit_mb``, the server's own limit there, without all
+    that can be evicted.
+    """
+
+    device: str
+    needed_mb: float
+    free_mb: float
+    limit_mb: float
+
+
 class OutOfMemory(MataError):
-    """507: the model or the request does not fit into RAM or VRAM."""
+    """507: the model or the request does not fit into RAM or VRAM.
+
+    ``shortage`` has the figures of a model that does not fit, None where they are not known.
+    """
 
     status = 507
+    shortage: Shortage | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from mataserver_client.errors import (
     MataError,
     NotFound,
     OutOfMemory,
+    Shortage,
     Unavailable,
 )
 
@@ -98,7 +100,12 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> MataErr
     detail = _detail(body) or f"The server answered {status}{_phrase(status)}"
     if 300 <= status < 400 and (elsewhere := _origin(headers.get("Location", ""))):
         detail += f" and points to {elsewhere}: is that its address?"
-    return kind(detail, status=status, retry_after=_retry_after(headers.get("Retry-After")))
+    error = kind(detail, status=status, retry_after=_retry_after(headers.get("Retry-After")))
+    if isinstance(error, OutOfMemory):
+        # One without figures, of a full disk or an older server, is not the struct's.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            error.shortage = msgspec.json.decode(body, type=Shortage)
+    return error
 
 
 def from_close(code: int) -> MataError | None:

@@ -126,11 +126,22 @@ class InferResponse(Struct, kw_only=True):
     reset: bool | UnsetType = UNSET
 
 
+class LoadProgress(Struct):
+    """A load that is under way: for how many seconds, and what it waits for now.
+
+    That is "memory" (other models are unloaded), "worker" (a process is started) or "weights" (the
+    model's plugin reads them).
+    """
+
+    seconds: float
+    waits_for: str
+
+
 class ModelInfo(Struct, kw_only=True):
     """One model of ``GET /v1/models``. Sizes in MB of 1e6 bytes, times in Unix seconds.
 
     ``error`` is present when the last load failed or the worker keeps dying, ``pinned`` (true) when
-    the model is not to be evicted.
+    the model is not to be evicted, ``loading`` while it is loaded.
     """
 
     model: str
@@ -143,6 +154,7 @@ class ModelInfo(Struct, kw_only=True):
     last_used: float | None
     error: str | UnsetType = UNSET
     pinned: bool | UnsetType = UNSET
+    loading: LoadProgress | UnsetType = UNSET
 
 
 class ModelDetail(ModelInfo, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import traceback
@@ -18,6 +19,7 @@ from mataserver.errors import (
     MataError,
     NotFound,
     OutOfMemory,
+    Shortage,
     Unavailable,
 )
 from mataserver.results import Segment
@@ -168,6 +170,15 @@ def test_every_status_has_its_exception(status, kind):
     error = from_answer(status, {}, b'{"detail": "So it is."}')
     assert type(error) is kind
     assert (error.status, error.detail) == (status, "So it is.")
+
+
+def test_a_507_has_the_figures_that_the_server_knows():
+    """Of a model that does not fit; a full disk and an older server tell none."""
+    figures = {"device": "cuda:0", "needed_mb": 450.0, "free_mb": 0.0, "limit_mb": 900.0}
+    body = json.dumps({"detail": "It does not fit.", **figures}).encode()
+    assert from_answer(507, {}, body).shortage == Shortage(**figures)
+    for body in (b'{"detail": "The disk is full"}', b"<html>", b'{"device": 3}'):
+        assert from_answer(507, {}, body).shortage is None
 
 
 async def test_retry_after_arrives():
