@@ -7,6 +7,7 @@ import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { Filter } from "./listing.mjs";
+import { useLoad } from "./loading.mjs";
 import { useDevices, useFigures } from "./metrics.mjs";
 import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
 import { go } from "./route.mjs";
@@ -46,12 +47,14 @@ function PullRow({ own }) {
 /** One action on a model at a time, with its error in the model's row. */
 function useActs(model) {
   const [state, setState] = useState({ busy: "", error: null });
+  const last = useRef("");
   const act = async (name, json, path = `v1/models/${name}`, method = "POST") => {
     setState({ busy: name, error: null });
+    last.current = name;
     try {
       await ask(path, method === "DELETE" ? { method } : { json });
-      setState({ busy: "", error: null });
-    } catch (error) { setState({ busy: "", error }); }
+      if (last.current === name) setState({ busy: "", error: null });
+    } catch (error) { if (last.current === name) setState({ busy: "", error }); }  // a load that is cancelled is refused, as was wished
     refresh("v1/models", "v1/sessions");
   };
   const named = { model };
@@ -75,15 +78,17 @@ function Row({ model, sessions, figures }) {
   const used = sessions.filter((each) => each.model === model.model).length;
   const writes = may("models:write");
   const loading = model.state === "loading" || acts.busy === "warmup";
+  const load = useLoad(model);
   const menu = [
     ["Open in Try", () => go("try", { model: model.model })],
-    ...(writes ? [here ? ["Unload", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
+    ...(writes ? [here ? ["Unload", acts.unload] : load ? ["Cancel the load", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
     ["Copy the name", () => put(model.model)],
     ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
   ];
   const effect = `${size(model.memory_mb)}${used ? `; ${used} ${used === 1 ? "session uses" : "sessions use"} it` : ""}`;
   return html`<tr data-model=${model.model} ref=${row}><td><${Name} name=${model.model} pinned=${model.pinned}/>
       ${(acts.error ?? model.error) && html`<div class="err" role=${acts.error ? "alert" : undefined}>${acts.error?.message ?? sentence(model.error)}</div>`}
+      ${load && html`<div class="help">${load.took}, ${load.what}</div>`}
       ${asked && html`<div class="row wrap"><span class="help full">It is taken off the list; its files stay.</span>
         <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}><span class="cut">Remove ${parted(model.model)[1]}</span><//><${Button} small bare class="keep" onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
     <td class="wide"><span class="tag">${model.task}</span></td>
@@ -91,6 +96,7 @@ function Row({ model, sessions, figures }) {
     <td class="num wide">${size(model.memory_mb)}</td><td class="num wide extra">${size(model.size_mb)}</td><td class="num wide" title=${figures && `p95 ${ms(figures.p95)}`}>${ms(figures?.p50)}</td><td class="num wide">${figures?.failed ? html`<span class="err">${figures.failed.toLocaleString("en")}</span>` : 0}</td><td class="wide soft extra">${ago(model.last_used)}</td>
     <td class="num actions"><div class="row end tight">${writes && (here
       ? used ? html`<${Sure} small text="Unload" effect=${effect} action=${acts.unload}/>` : html`<${Button} small disabled=${Boolean(acts.busy)} onClick=${acts.unload}>Unload<//>`
+      : load ? html`<${Button} small disabled=${acts.busy === "unload"} onClick=${acts.unload}>Cancel<//>`
       : html`<${Button} small disabled=${loading} onClick=${acts.load}>${model.error ? "Try again" : "Load"}<//>`)}
       <${Menu} label=${`More for ${named(model.model)}`} actions=${menu}/></div></td></tr>`;
 }

@@ -2,11 +2,12 @@
 import { may } from "./api.mjs";
 import { Button, Status } from "./controls.mjs";
 import { depthOf, RAMP } from "./depth.mjs";
-import { parted, size } from "./format.mjs";
+import { parted } from "./format.mjs";
 import { html, useId, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { useOutlines } from "./overlay.mjs";
 import { givenOf, wrongOf } from "./params.mjs";
 import { letters } from "./kept.mjs";
+import { cancelLoad, useLoad, useWatch } from "./loading.mjs";
 import { itemsOf } from "./results.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { useRun, useSeconds } from "./runner.mjs";
@@ -91,10 +92,14 @@ export function useKeys(acts) {
 }
 
 export function Busy({ run, seconds, model }) {
+  const load = useLoad(model);
+  useWatch(seconds > 1);
   if (seconds < 0.4) return null;
-  const what = run.waits ? "Waiting for its turn" : model?.state === "loading" ? `Loading ${parted(model.model)[1]}` : "Running";
-  return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><${Status} text=${`${what}, ${Math.floor(seconds)} s${
-    model?.state === "loading" && model.size_mb ? `; ${size(model.size_mb)} on disk. The next run is quick.` : ""}`}/><${Button} small onClick=${run.stop}>${seconds > 5 ? "Cancel" : "Stop"}<//></div>`}`;
+  const text = load && !run.waits ? `Loading ${parted(model.model)[1]}, ${load.took}: ${load.what}. The next run is quick.`
+    : `${run.waits ? "Waiting for its turn" : "Running"}, ${Math.floor(seconds)} s`;
+  const cancel = () => { run.stop(); cancelLoad(model.model).catch(() => {}); };  // one that has just ended is none
+  return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><${Status} text=${text}/><span class="row">
+    ${load && may("models:write") && html`<${Button} small onClick=${cancel}>Cancel the load<//>`}<${Button} small onClick=${run.stop}>${seconds > 5 && !load ? "Cancel" : "Stop"}<//></span></div>`}`;
 }
 
 export function Nothing({ answer, params, setParams, schema }) {
