@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 
 from api_answers import JSON, exchange, head_of, infer, problem, refused, until
-from conftest import picture, register
+from conftest import register
 from mataserver import testing
 from mataserver.engines.memory import MemoryProbe
+from model_calls import PNG, info, post, removed
 
-PNG = picture()
 NUMBERS = ("size_mb", "memory_mb", "loaded_at", "last_used")
 FIELDS = {"model", "task", "source", "state", *NUMBERS}
 
@@ -32,19 +32,6 @@ class SmallMachine(MemoryProbe):
     def own(self):
         """Return nothing."""
         return 0
-
-
-async def info(http, model="fake-detect"):
-    """Return one model."""
-    async with http.get(f"/v1/models/{model}") as response:
-        assert response.status == 200
-        return await response.json()
-
-
-async def post(http, path, model="fake-detect"):
-    """POST a model's name; return status and decoded body."""
-    async with http.post(f"/v1/models/{path}", json={"model": model}) as response:
-        return response.status, await response.json()
 
 
 async def test_the_list_has_every_model(http):
@@ -337,93 +324,3 @@ async def test_a_missing_package_is_503_with_the_command(http, data_dir):
     for path in ("/v1/models/warmup", "/v1/sessions"):
         detail = await refused(http, 503, path, json={"model": "fake-absent"})
         assert "pip install 'a-package-that-nobody-has'" in detail
-
-
-async def removed(http, model="fake-detect", status=200):
-    """DELETE a model; return the decoded body, or the detail of the refusal that was expected."""
-    async with http.delete(f"/v1/models/{model}") as response:
-        if status != 200:
-            return await problem(response, status)
-        assert response.status == 200, await response.text()
-        return await response.json()
-
-
-def registered(data_dir):
-    """Return the names in the registry file."""
-    return set(json.loads((data_dir / "model_registry.json").read_text())["models"])
-
-
-async def test_removing_a_model_unloads_and_forgets_it(http, data_dir):
-    """DELETE takes a model out of the registry and of memory; it can be pulled again."""
-    await infer(http, "fake-detect", PNG)
-    assert await removed(http) == {"status": "removed", "model": "fake-detect"}
-    assert "fake-detect" not in registered(data_dir)
-    asked = {"model": "fake-detect", "image": "AAAA"}
-    assert "not found" in await refused(http, 404, "/v1/infer", json=asked)
-    assert "not found" in await removed(http, status=404)
-    async with http.get("/metrics") as response:
-        line = 'mataserver_model_unloads_total{model="fake-detect",reason="removed"} 1.0'
-        assert line in await response.text()
-    pull = {"model": "fake-detect", "task": "detect"}
-    async with http.post("/v1/models/pull", json=pull) as response:
-        assert response.status == 202
-    assert (await infer(http, "fake-detect", PNG))["detections"]
-
-
-async def test_removing_waits_for_an_inference(http):
-    """An inference that runs when its model is removed is answered first."""
-    await post(http, "warmup")
-    running = asyncio.create_task(infer(http, "fake-detect", PNG, seconds=0.2))
-
-    async def active():
-        return (await info(http))["state"] == "active"
-
-    await until(active)
-    await removed(http)
-    assert running.done()
-    assert (await running)["detections"]
-
-
-async def test_removing_ids_with_slashes_and_what_is_not_here(http, data_dir):
-    """A hub id is removed by its name, also when its files are gone; a default stays away."""
-    entries = json.loads((data_dir / "model_registry.json").read_text())
-    entries["models"]["org/gone"] = {"task": "detect", "source": "hf", "pulled_at": 1.0}
-    entries["models"]["rapidocr"] = {"task": "ocr", "source": "pip", "pulled_at": 1.0}
-    (data_dir / "model_registry.json").write_text(json.dumps(entries))
-    for name in ("org/gone", "rapidocr"):
-        assert await removed(http, name) == {"status": "removed", "model": name}
-        assert name not in registered(data_dir)
-    assert "rapidocr" in (data_dir / "registered_defaults").read_text().split()
-
-
-async def test_a_held_model_is_not_removed(http, data_dir):
-    """While a session holds a model DELETE is 409; when it has ended the model goes."""
-    async with http.post("/v1/sessions", json={"model": "fake-detect"}) as response:
-        session = (await response.json())["session_id"]
-    assert "is held: sessions" in await removed(http, status=409)
-    assert "fake-detect" in registered(data_dir)
-    async with http.delete(f"/v1/sessions/{session}") as response:
-        assert response.status == 204
-    await removed(http)
-
-
-async def test_a_configured_model_is_not_removed(data_dir):
-    """What the configuration names would come back: 409 says so."""
-    models = [{"model": "fake-detect"}]
-    async with (
-        testing.serving(data_dir, engine="thread", models=models) as served,
-        aiohttp.ClientSession(served.url, headers=served.headers) as http,
-    ):
-        assert "a model of the configuration" in await removed(http, status=409)
-        assert "fake-detect" in registered(data_dir)
-        await removed(http, "fake-ocr")
-
-
-async def test_a_registry_that_cannot_be_written_keeps_its_models(http, data_dir):
-    """Removing from a damaged registry is 500, and the model is served as before."""
-    await infer(http, "fake-detect", PNG)
-    file = data_dir / "model_registry.json"
-    file.write_bytes(b"{")
-    assert "the model registry is corrupt" in await removed(http, status=500)
-    assert file.read_bytes() == b"{"
-    assert (await infer(http, "fake-detect", PNG))["detections"]

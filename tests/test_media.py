@@ -6,62 +6,25 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import mataserver
 from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
-from mataserver.media.picture import reduced
+from stored_pictures import LIMIT, ORIENTATION, STORED, encoded, turned, upright
 
 # Pillow warns of metadata and of sizes that the tests have damaged on purpose.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
 )
-
-LIMIT = 1_000_000
 RED, GREY = (255, 0, 0), (60, 60, 60)
-ORIENTATION = 0x0112
-# What EXIF's orientation n means: the upright picture, stored like this.
-STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: np.rot90,
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-}
-
-
-def encoded(image: Image.Image, form: str, **options) -> bytes:
-    """Return an image's bytes in a format."""
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def upright() -> np.ndarray:
-    """Return a grey picture of 64x48 with a red box at (10, 8, 30, 28)."""
-    return np.array(Image.open(io.BytesIO(picture())))
 
 
 def close(decoded: np.ndarray, expected: np.ndarray, tolerance: int = 3) -> bool:
     """Whether two pictures are the same but for a lossy format's error."""
     difference = np.abs(decoded.astype(int) - expected.astype(int))
     return decoded.shape == expected.shape and float(np.median(difference)) <= tolerance
-
-
-def turned(orientation: int, form: str) -> bytes:
-    """Return the upright picture stored turned, with the EXIF tag that says how."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright())))
-    options = {"lossless": True} if form == "WEBP" else {}
-    return encoded(stored, form, exif=exif.tobytes(), **options)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -259,62 +222,11 @@ def test_a_jpegs_header_is_checked_before_its_pixels():
         media.decode(bytes(data), LIMIT)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_every_cut_is_refused(form):
-    """A picture that ends too early is 400, wherever it ends."""
-    data = encoded(Image.fromarray(upright()), form)
-    for end in (1, 10, 30, len(data) // 2):
-        with pytest.raises(BadRequest):
-            media.decode(data[:end], LIMIT)
-
-
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-@pytest.mark.parametrize("wanted", [None, (8, 8)])
-def test_a_jpeg_without_all_of_its_pixels_is_refused(options, wanted):
-    """Also one whose end marker follows too early, which decoders pad with grey."""
-    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
-    data = encoded(Image.fromarray(noise), "JPEG", **options)
-    for share in (0.5, 0.95):
-        with pytest.raises(BadRequest, match="truncated or damaged"):
-            reduced(data[: int(len(data) * share)] + data[-2:], LIMIT, wanted)
-
-
-@pytest.mark.parametrize("wanted", [None, (8, 8)])
-@pytest.mark.parametrize(
-    ("form", "mode", "options"),
-    [
-        ("JPEG", "CMYK", {}),
-        ("JPEG", "CMYK", {"progressive": True}),
-        ("MPO", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}),
-    ],
-)
-def test_jpegs_for_print_and_of_several_pictures_are_checked_too(form, mode, options, wanted):
-    """The second picture stays where it was, so only the first one's pixels are missing."""
-    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
-    data = encoded(Image.fromarray(noise).convert(mode), form, **options)
-    assert reduced(data, LIMIT, wanted).width == 256
-    end = data.index(b"\xff\xd9")
-    cut = data[: end // 2] + b"\xff\xd9"
-    broken = cut + bytes(end - len(cut)) + data[end:]
-    assert Image.open(io.BytesIO(broken)).format == form
-    with pytest.raises(BadRequest, match="truncated or damaged"):
-        reduced(broken, LIMIT, wanted)
-
-
 def test_floating_point_samples_say_so():
     """A depth map as a TIFF is a picture that no model here takes."""
     image = Image.fromarray(np.zeros((4, 4), np.float32))
     with pytest.raises(BadRequest, match="floating-point"):
         media.decode(encoded(image, "TIFF"), LIMIT)
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\0", b"<html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0\0\1\0\1\0", b"8BPS\0\1"]
-)
-def test_other_files_are_refused(data):
-    """Text, PostScript (which Pillow would run a program for), icons: none is a picture here."""
-    with pytest.raises(BadRequest):
-        media.decode(data, LIMIT)
 
 
 NOISE = np.random.default_rng(0).random((301, 517)) > 0.5
@@ -360,70 +272,6 @@ def test_a_mask_without_pixels_is_none(shape):
     """A PNG has at least one pixel, and no third axis."""
     with pytest.raises(ValueError, match=r"mask of|values to unpack"):
         media.encode_png(np.zeros(shape, bool))
-
-
-def _seeds() -> list[bytes]:
-    """Return small pictures of every format."""
-    rng = np.random.default_rng(0)
-    noise = Image.fromarray(rng.integers(0, 255, (9, 11, 3), np.uint8))
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    made = [encoded(noise, form) for form in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")]
-    made += [encoded(noise, form, exif=exif.tobytes()) for form in ("JPEG", "PNG", "WEBP")]
-    made += [encoded(noise.convert("CMYK"), "JPEG"), encoded(noise.convert("P"), "PNG")]
-    made += [
-        encoded(noise, "TIFF", compression="tiff_lzw"),
-        encoded(noise, "JPEG", progressive=True),
-    ]
-    return made
-
-
-SEEDS = _seeds()
-Edits = st.lists(
-    st.tuples(st.integers(0, 2**20), st.binary(max_size=6), st.integers(0, 6)), max_size=6
-)
-
-
-@settings(max_examples=300, deadline=None, derandomize=True, database=None,
-          suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
-@given(seed=st.sampled_from(SEEDS), edits=Edits)
-@example(seed=SEEDS[0], edits=[])
-def test_mutated_pictures_raise_nothing_else(seed, edits):
-    """Whatever is done to a picture's bytes: an array comes out, or BadRequest."""
-    data = bytearray(seed)
-    for place, inserted, removed in edits:
-        start = place % (len(data) + 1)
-        data[start : start + removed] = inserted
-    try:
-        decoded = media.decode(bytes(data), LIMIT)
-    except BadRequest:
-        return
-    assert decoded.ndim == 3
-    assert decoded.shape[2] == 3
-    assert decoded.shape[0] * decoded.shape[1] <= LIMIT
-
-
-STARTS = [
-    b"",
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"GIF89a",
-    b"RIFF\0\0\0\0WEBP",
-    b"BM",
-    b"II*\0",
-    b"P6 ",
-]
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(data=st.binary(max_size=200), start=st.sampled_from(STARTS))
-def test_random_bytes_raise_nothing_else(data, start):
-    """Random bytes behind any format's first bytes: an array, or BadRequest."""
-    try:
-        decoded = media.decode(start + data, LIMIT)
-    except BadRequest:
-        return
-    assert decoded.shape[2] == 3
 
 
 def test_plugins_decode_like_the_server():

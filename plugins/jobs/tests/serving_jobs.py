@@ -18,6 +18,16 @@ from mataserver.testing import FAKE, installed, serving
 
 GROUP = "mataserver"
 SMALL = {"min_free_mb": 0}
+KEYS = [
+    {"key": "root-key", "name": "root"},
+    *(
+        {"key": f"{name}-key", "name": name, "scopes": ["infer", "jobs:read", "jobs:write"]}
+        for name in ("ada", "bob")
+    ),
+    {"key": "reader-key", "name": "reader", "scopes": ["jobs:read"]},
+    {"key": "camera-key", "name": "camera", "scopes": ["infer"]},
+]
+"""Of an administrator, two who have jobs, one who reads, one who infers."""
 
 
 def points():
