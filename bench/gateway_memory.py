@@ -17,7 +17,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import gateway
+from gateway_parts import FEW, KEY, PATH, length_of, running
 
 if TYPE_CHECKING:
     import psutil
@@ -32,13 +32,13 @@ EVERY = 2.0
 
 def request(size: int, number: int) -> tuple[bytes, bytes]:
     """Return the head of a request, and the status that it is answered with."""
-    key = "nobody's" if number % 10 == 9 else gateway.KEY
-    lines = [f"POST {gateway.PATH} HTTP/1.1", "Host: bench", f"apikey: {key}"]
+    key = "nobody's" if number % 10 == 9 else KEY
+    lines = [f"POST {PATH} HTTP/1.1", "Host: bench", f"apikey: {key}"]
     lines += [f"Content-Length: {size}", "Content-Type: application/octet-stream"]
     lines += ["Inference-Header-Content-Length: 2"]
     if number % 10 == 5:
         lines.append(f"X-Request-Id: {uuid.uuid4()}")
-    return "\r\n".join([*lines, "", ""]).encode(), b" 401 " if key != gateway.KEY else b" 200 "
+    return "\r\n".join([*lines, "", ""]).encode(), b" 401 " if key != KEY else b" 200 "
 
 
 class Client:
@@ -73,7 +73,7 @@ class Client:
         told = await reader.readuntil(b"\r\n\r\n")
         if status not in told[:16]:
             raise SystemExit(f"answered otherwise than with{status.decode()}: {told[:300]!r}")
-        await reader.readexactly(gateway.length_of(told))
+        await reader.readexactly(length_of(told))
         self.answered += 1
         if b"connection: close" in told.lower():
             raise ConnectionError
@@ -103,8 +103,8 @@ async def measured(port: int, process: psutil.Process) -> list[list[int]]:
 def main() -> int:
     """Run it; return the exit status."""
     with (
-        gateway.running("upstream", "0") as behind,
-        gateway.running("gateway", UPSTREAM=str(behind.port), **gateway.FEW) as way,
+        running("upstream", "0") as behind,
+        running("gateway", UPSTREAM=str(behind.port), **FEW) as way,
     ):
         assert way.process is not None
         minutes = asyncio.run(measured(way.port, way.process))
