@@ -19,7 +19,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-plain test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-fleet test-api test-plain test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
