@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aiohttp.abc import AbstractStreamWriter
+
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
+"""One range with its first and last byte, or with how many of the last ones."""
 
 
 def also_of_file(*content_types: str) -> dict[int, tuple[Body, ...]]:
@@ -38,9 +43,14 @@ class SentFile(web.FileResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send it."""
-        if hdrs.RANGE in request.headers and not await self._unchanged(request):
+        asked = _range_of(request)
+        if asked is not None and not await self._unchanged(request):
+            asked = None
+        if request.headers.get(hdrs.RANGE) != asked:
             headers = request.headers.copy()
-            del headers[hdrs.RANGE]
+            headers.popall(hdrs.RANGE, None)
+            if asked is not None:
+                headers[hdrs.RANGE] = asked
             request = request.clone(headers=headers)
         return await super().prepare(request)
 
@@ -54,3 +64,19 @@ class SentFile(web.FileResponse):
         except OSError:
             return False
         return known == f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'  # as aiohttp makes it
+
+
+def _range_of(request: web.BaseRequest) -> str | None:
+    """Return the range that is asked for as aiohttp answers it rightly; None for the whole.
+
+    Who asks in a unit or a form that is not understood gets the whole, as does who asks for several
+    ranges or by another method than GET (RFC 9110, 14.2); aiohttp would answer them with 416.
+    """
+    asked = request.headers.getall(hdrs.RANGE, [])
+    found = _RANGE.fullmatch(asked[0].strip()) if len(asked) == 1 else None
+    if request.method != hdrs.METH_GET or found is None:
+        return None
+    first, last, tail = found.groups()
+    if tail is not None:  # no file has the none of its last bytes, which aiohttp takes for all
+        return f"bytes=-{int(tail)}" if int(tail) else f"bytes={sys.maxsize}-"
+    return None if last and int(last) < int(first) else f"bytes={first}-{last}"

@@ -86,6 +86,38 @@ async def test_parts_of_files(ask):
 
 
 @pytest.mark.parametrize(
+    ("asked", "status", "length"),
+    [
+        ("bytes=-3", 206, 3),
+        ("bytes=-99", 206, 20),
+        ("Bytes=17-99", 206, 3),
+        ("bytes=-0", 416, 0),
+        ("bytes=20-", 416, 0),
+        ("bytes=0-1,3-4", 200, 20),
+        ("items=0-1", 200, 20),
+        ("bytes=5-2", 200, 20),
+        ("bytes=a-b", 200, 20),
+        ("bytes=-", 200, 20),
+        (f"bytes=0-{'9' * 5000}", 200, 20),
+        ("", 200, 20),
+    ],
+)
+async def test_ranges_as_the_standard_says(ask, asked, status, length):
+    """What is no single range of bytes is passed over; no last byte is asked for in vain."""
+    job = await ask.count(10)
+    await ask.ended(job)
+    path, headers = f"/v1/jobs/{job}/files/steps", {"Range": asked}
+    async with ask.session.get(path, headers=headers) as response:
+        assert response.status == status
+        told = response.headers.get("Content-Range", "")
+        assert told.endswith("/20") == (status != 200)
+        if status != 416:
+            assert len(await response.read()) == length
+    async with ask.session.head(path, headers=headers) as response:
+        assert (response.status, response.headers["Content-Length"]) == (200, "20")
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "..%2finput%2fgiven",
