@@ -143,3 +143,29 @@ async def test_users_applications(tmp_path):
         await sure(person, "Withdraw", "tr[data-user=ada]")
         await shows(person, "tr[data-user=ada]", "none")
         assert (await asked(server, "GET", "/api/users/ada/apps"))["apps"] == []
+
+
+async def test_errors_as_they_happen(tmp_path):
+    """The traffic shows what was refused with the reason, and what is refused while one looks."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        key = (await prepared(server, triton))["key"]
+
+        async def refused(body):
+            url = f"{server.url}/gateway/shop/v2/models/shelf/infer"
+            async with (
+                aiohttp.ClientSession(headers={"apikey": key}) as http,
+                http.post(url, data=body) as answer,
+            ):
+                return answer.status
+
+        errors = "[aria-label='Last errors']"
+        await part(person, "traffic")
+        await shows(person, errors, "No request was answered with an error")
+        region = b'{"inputs": [{"parameters": {"shared_memory_region": "theirs"}}]}'
+        assert await refused(region) == 400
+        await shows(person, errors, "400")
+        await shows(person, errors, "shared_memory_region")
+        assert await refused(b"{}") == 404
+        await shows(person, errors, "A server answered so.")
+        await person.until(f"""document.querySelectorAll("{errors} li").length === 2""")
+        assert await person.faults() == []

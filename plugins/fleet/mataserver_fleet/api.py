@@ -43,7 +43,17 @@ RETRY_SECONDS = 5.0
 """Until a look for removed users that failed is repeated."""
 PREFIXES = tuple(
     f"/api/{name}"
-    for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
+    for name in (
+        "tritons",
+        "models",
+        "users",
+        "apps",
+        "consumers",
+        "login",
+        "logout",
+        "usage",
+        "errors",
+    )
 )
 """What is the fleet's below ``/api``; other plugins have their own there."""
 

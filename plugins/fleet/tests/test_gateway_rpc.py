@@ -258,6 +258,8 @@ async def test_a_server_that_cannot_be_reached(door):
         server.recovered_at = -100.0  # also where a probe was quicker: it is no newcomer
         expected = b"two:" + INFER if resend else "UNAVAILABLE"
         assert await door.ask() == expected
+    [told] = door.stand.gateway.usage.failures.newest().errors
+    assert (told.status, told.consumer, told.model) == (500, "consumer-1", "cats")
 
 
 async def test_a_server_that_was_away_is_tried_at_least_every_second(door):

@@ -1,5 +1,6 @@
 // Traffic: what the gateway of this server is asked, by whom, and what it leads to.
 import { State, Trouble } from "./controls.mjs";
+import { Errors } from "./fleet_errors.mjs";
 import { TrafficChart, useLooks } from "./fleet_looks.mjs";
 import { bytes, count } from "./format.mjs";
 import { html } from "./html.mjs";
@@ -20,6 +21,6 @@ export function Traffic() {
       ${now && !now.rows.length && html`<p class="pad help">Nothing was asked of this gateway yet.</p>`}</section>
     <section class="card" aria-label="Servers"><header><h2>Servers</h2></header><ul class="sugg plain">${servers.drawn.map((each) => html`<li key=${each.server}><b class="strong grow cut">${each.server}</b>
         <span class="quiet">${each.outstanding ?? 0} under way</span><${State} kind=${each.up ? "ok" : "bad"}>${each.up ? "answers" : "away"}<//></li>`)}
-      ${now && !now.servers.length && html`<li class="help">The gateway leads to no server yet.</li>`}</ul>${servers.rest}</section></div>
+      ${now && !now.servers.length && html`<li class="help">The gateway leads to no server yet.</li>`}</ul>${servers.rest}</section></div><${Errors}/>
     <div class="row"><a class="btn" href="api/usage" download="usage.csv"><${Icon} name="download"/>Usage by day, as CSV</a></div>`;
 }

@@ -17,6 +17,7 @@ from aiohttp import web
 from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
+from mataserver_fleet.gateway.failures import FailureList
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.gauges import GatewayCollector
 from mataserver_fleet.gateway.refused_keys import RefusedKeys
@@ -24,7 +25,7 @@ from mataserver_fleet.gateway.snapshot import Target
 from mataserver_fleet.gateway.updating import SnapshotUpdater
 from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.gateway.video_sessions import VideoSessions
-from mataserver_fleet.pages import FleetProblem
+from mataserver_fleet.pages import JSON, FleetProblem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,6 +65,9 @@ class DataPlane:
             Route("GET", "/api/usage", self.usage, "Requests of each consumer by day, as CSV",
                   tag="fleet", needs="fleet:read", problem=FleetProblem, parameters=_DAYS,
                   response=(Body(CSV, str),), errors=(422, 503)),
+            Route("GET", "/api/errors", self.errors, "The last errors of this server's gateway",
+                  tag="fleet", needs="fleet:read", problem=FleetProblem,
+                  response=(Body(JSON, FailureList),), errors=(422, 503)),
             # Never reached, for each such request is claimed; without it aiohttp would look at
             # every other route first.
             Route("*", "/gateway/{application}/{path:.*}", _no_route, public=True),
@@ -171,6 +175,11 @@ class DataPlane:
         await self._accounting.settle()
         found = await finish(self._usage_csv(store, since, until))
         return web.Response(text=found, content_type=CSV)
+
+    async def errors(self, request: web.Request) -> web.Response:
+        """Answer ``GET /api/errors``."""
+        check_query(request, ())
+        return self._ctx.http.respond(self._gateway.usage.failures.newest())
 
     async def _usage_csv(self, store: Store, since: int, until: int) -> str:
         out = io.StringIO()

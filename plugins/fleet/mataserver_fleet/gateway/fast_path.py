@@ -46,8 +46,7 @@ class CountAnswer(Protocol):
         who: Consumer,
         place: Place,
         status: int,
-        taken: int,
-        given: int,
+        sizes: tuple[int, int],
         granted: Admission,
         /,
     ) -> None:
@@ -77,7 +76,7 @@ class FastPath:
         self, known: KnownHead, status: int, taken: int, given: int, granted: Admission
     ) -> None:
         """Count an answer, and the bytes of both bodies."""
-        self._note(known.consumer, known.asked.place, status, taken, given, granted)
+        self._note(known.consumer, known.asked.place, status, (taken, given), granted)
 
     async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""

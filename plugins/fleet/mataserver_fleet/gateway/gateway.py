@@ -103,7 +103,8 @@ class Gateway:
         self.prober = Prober(self.servers, *asking, probe, timeout)
         routing = (self.servers, self.selector, self.connections)
         self._forwarding = Forwarder(*routing, self.prober, self.grants, self._unread)
-        self._fast_path = FastPath(*routing, self.limits, self._answer_counted, self._count)
+        count = functools.partial(_count, self.usage)
+        self._fast_path = FastPath(*routing, self.limits, self._answer_counted, count)
         self._video_sessions = self._make_sessions(
             self, self._session, self._self_session, self._unread
         )
@@ -217,6 +218,7 @@ class Gateway:
 
         ``unread`` is for a body that is not read, ``first`` as for ``Forwarder.answer``.
         """
+        reason = ""
         try:
             if unread is not None:
                 judged_by = self.snapshot
@@ -229,11 +231,12 @@ class Gateway:
                 await self._inspect(call, body)
             return await self._forwarding.answer(call, first)
         except MataError as error:
-            call.status = error.status
+            call.status, reason = error.status, error.detail
             raise
         finally:
             sizes = 0 if call.body is None else call.body.size, call.bytes_out
-            self._count(call.consumer, call.match.place, call.status, *sizes, call.admission)
+            of = call.consumer, call.match.place, call.status
+            _count(self.usage, *of, sizes, call.admission, reason=reason)
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Set the type of a body, and inspect an inference. Raises for one that is refused.
@@ -247,13 +250,21 @@ class Gateway:
             regions = call.match.place.application.name in self.shared_memory_apps
             call.step = await inspect_body(body, given, self.share(), regions=regions)
 
-    def _count(
-        self, who: Consumer, place: Place, status: int, taken: int, given: int, granted: Admission
-    ) -> None:
-        """Count an answer, the bytes of both bodies, and the time unless the client left."""
-        subject = Subject(who.name, place.application.name, place.route.model)
-        took = None if status == CLIENT_CLOSED else time.monotonic() - granted.begun
-        self.usage.note(granted.day, subject, status, taken, given, took)
+
+def _count(
+    usage: Usage,
+    who: Consumer,
+    place: Place,
+    status: int,
+    sizes: tuple[int, int],
+    granted: Admission,
+    *,
+    reason: str = "",
+) -> None:
+    """Count an answer, the bytes of both bodies, and the time unless the client left."""
+    subject = Subject(who.name, place.application.name, place.route.model)
+    took = None if status == CLIENT_CLOSED else time.monotonic() - granted.begun
+    usage.note(granted.day, subject, status, *sizes, took, reason=reason)
 
 
 def _find_place(scope: Scope, model: str) -> Place:

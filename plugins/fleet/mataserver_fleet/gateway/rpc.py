@@ -147,7 +147,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         if name == "ModelInfer":
             self._check_regions(place, message)
         admission = self._gateway.limits.admit(caller.consumer)
-        code, answer = grpc.StatusCode.CANCELLED, b""
+        code, answer, reason = grpc.StatusCode.CANCELLED, b"", ""
         try:
             call = RpcCall(name, message, requested, place, caller.consumer)
             received = await self._forwarding.answer(call, context)
@@ -160,13 +160,16 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             await context.abort(code, told)
         except MataError as error:
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+            reason = error.detail
             raise
         finally:
             took = None
             if code != grpc.StatusCode.CANCELLED:
                 took = time.monotonic() - admission.begun
             subject, sizes = _subject(caller, place), (len(message), len(answer))
-            self._gateway.usage.note(admission.day, subject, _status(code), *sizes, took)
+            self._gateway.usage.note(
+                admission.day, subject, _status(code), *sizes, took, reason=reason
+            )
         return answer
 
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
@@ -199,6 +202,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code, told = outcome_of(error)
             if code in _FAILED_CODES:
                 self._add_usage(caller, place, UsageCount(failed=1))
+                self._gateway.usage.failures.note(_status(code), _subject(caller, place))
             await context.abort(code, told)
         except MataError as error:
             await _abort(context, error)

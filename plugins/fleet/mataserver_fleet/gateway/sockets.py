@@ -78,7 +78,7 @@ class StreamSockets:
         server = self._gateway.servers.get(known.session.target)
         server.begin()
         day = self._gateway.limits.count(known.consumer).day
-        relay, status = SocketRelay(self._client_timeout), 200
+        relay, status, reason = SocketRelay(self._client_timeout), 200, ""
 
         def end(why: MataError) -> None:
             relay.close(UNAUTHORIZED, why.detail)
@@ -94,18 +94,17 @@ class StreamSockets:
         except (aiohttp.ClientError, OSError) as error:
             gone = getattr(error, "status", 0) == NotFound.status
             status = NotFound.status if gone else UpstreamFailure.status
+            reason = "No such session" if gone else "The server of this session cannot be reached"
             if gone:
-                raise SessionGone("No such session") from None
-            raise UpstreamFailure(
-                "The server of this session cannot be reached", sent=False
-            ) from error
+                raise SessionGone(reason) from None
+            raise UpstreamFailure(reason, sent=False) from error
         finally:
             server.end()
             application, route = known.place
             subject = Subject(known.consumer.name, application.name, route.model)
             if relay.is_cut:
                 status = UpstreamFailure.status
-            self._gateway.usage.note(day, subject, status, *relay.sizes)
+            self._gateway.usage.note(day, subject, status, *relay.sizes, reason=reason)
 
     async def _connect(
         self, known: RequestedSession, request: web.Request

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from mataserver import LoopHistogram
+from mataserver_fleet.gateway.failures import Failures
 
 DAY = 86_400.0
 
@@ -49,6 +50,7 @@ class Usage:
             "Time from a request's head, or from its body where that is gathered, to its answer.",
             ("application", "model"),
         )
+        self.failures = Failures()
         self._pending: dict[tuple[int, Subject], UsageCount] = {}
 
     def note(
@@ -59,8 +61,15 @@ class Usage:
         bytes_in: int,
         bytes_out: int,
         seconds: float | None = None,
+        *,
+        reason: str = "",
     ) -> None:
-        """Count a request of a day that was answered, and the time that it took, if it is known."""
+        """Count a request of a day that was answered, and the time that it took, if it is known.
+
+        ``reason`` is the gateway's, where it has answered with an error of its own.
+        """
+        if status >= 400:
+            self.failures.note(status, subject, reason)
         if seconds is not None:
             self.latencies.observe(seconds, subject.application, subject.model)
         self.add(day, subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))

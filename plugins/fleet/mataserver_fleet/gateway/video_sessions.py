@@ -140,18 +140,18 @@ class VideoSessions:
         day: int,
     ) -> tuple[Target, int, dict[str, Any]]:
         """Return which server was asked for a session, the status and the answer; count it."""
-        status = Unavailable.status
+        status, reason = Unavailable.status, ""
         try:
             destination = self._gateway.selector.choose(place, "")
             if destination is None:
                 raise Unavailable("The model is not ready on any server", retry_after=1)
             status, made = await self._create_at(place, destination.target, consumer, body, request)
         except MataError as error:
-            status = error.status
+            status, reason = error.status, error.detail
             raise
         finally:
             subject = Subject(consumer.name, place.application.name, place.route.model)
-            self._gateway.usage.note(day, subject, status, 0, 0)
+            self._gateway.usage.note(day, subject, status, 0, 0, reason=reason)
         return destination.target, status, made
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
