@@ -2,7 +2,7 @@
 
 python examples/watch_camera.py MODEL SOURCE [PICTURE]
 
-    python examples/watch_camera.py opencv-faces rtsp://user:password@192.168.1.20/stream1 door.jpg
+    python examples/watch_camera.py opencv-faces rtsp://user:pass@camera.example/stream1 door.jpg
     python examples/watch_camera.py opencv-qr /srv/videos/shelf.mp4
 
 The server needs `pip install ./plugins/cameras`, and `camera_hosts` or `camera_paths` that allow
