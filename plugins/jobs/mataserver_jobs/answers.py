@@ -110,5 +110,6 @@ def summary(answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _found(result: dict[str, Any]) -> list[dict[str, Any]]:
-    things = [*result.get("detections", []), *result.get("segments", [])]
+    kinds = ("detections", "segments", "keypoints", "entities")
+    things = [thing for kind in kinds for thing in result.get(kind, [])]
     return [*things, *result.get("classifications", [])[:1]]

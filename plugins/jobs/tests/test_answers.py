@@ -54,12 +54,14 @@ def test_a_summary():
         {"index": 4, "result": {"detections": [cat]}},
         {"index": 6, "result": {"classifications": [{"label": "cat"}, {"label": "cow"}]}},
         {"index": 8, "result": {"segments": [{"label": "cow"}]}},
+        {"index": 10, "result": {"keypoints": [{"label": "person", "keypoints": [[1, 2, 0.9]]}]}},
+        {"index": 12, "result": {"text": "a hen", "entities": [{"label": "hen"}]}},
     ]
     assert summary(iter(lines)) == {
-        "items": 5,
+        "items": 7,
         "failed": 1,
         "failures": [{"index": 2, "error": "no image"}],
-        "labels": {"cat": 3, "dog": 1, "cow": 1},
+        "labels": {"cat": 3, "dog": 1, "cow": 1, "person": 1, "hen": 1},
         "tracks": {
             "7": {"label": "cat", "frames": 2, "first": 0, "last": 4},
             "8": {"label": "dog", "frames": 1, "first": 0, "last": 0},
