@@ -85,7 +85,7 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any
     try:
         if datatype == "BYTES":
             return Tensor(name, datatype, tuple(shape), [_octets(value) for value in flat])
-        return numbers(name, datatype, shape, flat)
+        return numbers(name, datatype, shape, _without_truths(flat))
     except (TypeError, ValueError, OverflowError):
         raise BadRequest(f"input '{name}': the data are not {datatype}") from None
 
@@ -160,3 +160,9 @@ def _octets(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     raise TypeError
+
+
+def _without_truths(values: list[Any]) -> list[Any]:
+    if bool in set(map(type, values)):  # an array would take them for 1 and 0
+        raise TypeError
+    return values
