@@ -33,6 +33,10 @@ _LOAD_DEATH = "could not be loaded: its worker died"
 _ITEM_STATUSES = {400, 413, 500}
 """Statuses that concern one item; the others continue."""
 _RETRY_STATUSES = {408, 429, 503}
+_TRY_AGAIN_LATER = 1013
+"""The close code of a stream whose frame found no room while it arrived."""
+_NO_ROOM = ("Too many request bytes", "The model's queue is full", "The model is being unloaded")
+"""How a stream's error begins, which has no status, when a frame was refused for a while."""
 
 
 class Answer(NamedTuple):
@@ -128,9 +132,10 @@ class Stream:
         self, access: Access, model: str, params: dict[str, Any], check: Callable[[], None]
     ) -> None:
         self._requests = RequestClient(access, model, params, check)
+        self._check = check
         self._session = self._make(model, params)
         self._runner = asyncio.Runner()
-        self._runner.run(self._connect(access))
+        self._runner.run(self._open(access))
 
     def _make(self, model: str, params: dict[str, Any]) -> str:
         """Make a session whose tracker, if it can, counts the frames unless asked otherwise.
@@ -149,32 +154,59 @@ class Stream:
                 break  # of another reason than that it has none, or one that counts otherwise
         raise MataError(str(made.get("detail", f"The server answered {status}")))
 
-    async def _connect(self, access: Access) -> None:
+    async def _open(self, access: Access) -> None:
         import aiohttp
 
         headers = {"Authorization": f"Bearer {access.token}"}
         self._http = aiohttp.ClientSession(access.url, headers=headers)
+        await self._connect()
+
+    async def _connect(self) -> None:
         self._socket = await self._http.ws_connect(f"/v1/stream/{self._session}", max_msg_size=0)
 
     def ask(self, image: bytes) -> Answer:
-        """Send a frame and wait for its answer."""
-        return self._runner.run(self._ask(image))
+        """Send a frame and wait for its answer; again while the server has no room for it.
 
-    async def _ask(self, image: bytes) -> Answer:
-        """Raises ``ConnectionError`` when the tracker's memory is lost: the job begins again."""
+        Raises as ``RequestClient.request`` does, and ``ConnectionError`` when the tracker's memory
+        is lost: the job begins again.
+        """
+        begun, pause = time.monotonic(), PAUSE_SECONDS
+        while (answer := self._runner.run(self._ask(image))) is None:
+            self._check()
+            if time.monotonic() - begun > RETRY_LIMIT_SECONDS:
+                raise TimeoutError("the server was busy for too long")
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+        return answer
+
+    async def _ask(self, image: bytes) -> Answer | None:
+        """Return the answer to a frame; None if the tracker was not given it."""
+        from aiohttp import ClientError
+
+        if self._socket.closed:
+            try:
+                await self._connect()
+            except ClientError:  # busy, or restarting: as in ``send_once``
+                return None
         await self._socket.send_bytes(image)
         async with asyncio.timeout(ANSWER_SECONDS):
-            while True:
-                message = await self._socket.receive()
-                if not isinstance(message.data, str):
-                    raise ConnectionResetError("the stream has ended")
-                value = msgspec.json.decode(message.data)
-                if value.get("reset"):
-                    raise ConnectionResetError("the tracker's state is lost")
-                if "type" not in value:
-                    return Answer(value)
-                if value["type"] == "error":
-                    return Answer(None, str(value["detail"]))
+            return await self._receive()
+
+    async def _receive(self) -> Answer | None:
+        while True:
+            message = await self._socket.receive()
+            if not isinstance(message.data, str):
+                if self._socket.close_code == _TRY_AGAIN_LATER:
+                    return None
+                raise ConnectionResetError("the stream has ended")
+            value = msgspec.json.decode(message.data)
+            if value.get("reset"):
+                raise ConnectionResetError("the tracker's state is lost")
+            if "type" not in value:
+                return Answer(value)
+            if value["type"] == "error":
+                detail = str(value["detail"])
+                return None if detail.startswith(_NO_ROOM) else Answer(None, detail)
 
     def close(self) -> None:
         """End the session."""

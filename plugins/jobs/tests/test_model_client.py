@@ -1,11 +1,17 @@
-"""How a job asks for a session of a tracker."""
+"""How a job asks for a session of a tracker, and again where a server is full."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mataserver import MataError
-from mataserver_jobs.model_client import Stream
+from mataserver_jobs.kinds import Access
+from mataserver_jobs.model_client import Answer, Stream
 
 
 class Answers:
@@ -48,3 +54,39 @@ def test_what_is_refused_otherwise(params):
     with pytest.raises(MataError, match=f"params.{field}: wrong"):
         made(server, params)
     assert len(server.asked) == 1
+
+
+async def test_a_server_without_room_is_asked_again():
+    """A frame that a full server refused is sent again, after a close in a session that goes on."""
+    refusal = {"type": "error", "frame_id": 1, "detail": "Too many request bytes are in flight"}
+    replies = iter([None, refusal, {"detections": []}])
+    frames = []
+
+    async def stream(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            frames.append((request.path, message.data))
+            reply = next(replies)
+            if reply is None:
+                await socket.close(code=1013)
+            else:
+                await socket.send_json(reply)
+        return socket
+
+    async def session(request):
+        made = request.method == "POST"
+        return web.json_response({"session_id": "sess_1"}, status=201 if made else 200)
+
+    app = web.Application()
+    app.add_routes([web.view("/v1/sessions{_:.*}", session), web.get("/v1/stream/{id}", stream)])
+    async with TestServer(app) as server:
+        access = Access(str(server.make_url("")).rstrip("/"), "token")
+        assert await asyncio.to_thread(asked_once, access) == Answer({"detections": []})
+    assert frames == [("/v1/stream/sess_1", b"frame")] * 3
+
+
+def asked_once(access):
+    """Return the answer to one frame of a new session."""
+    with contextlib.closing(Stream(access, "tracker", {}, lambda: None)) as stream:
+        return stream.ask(b"frame")
