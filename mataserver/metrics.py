@@ -200,7 +200,7 @@ class Metrics:
         self.connected = self._gauge("sessions_connected", "Sessions with an open WebSocket.")
         self.frames = self._loop_counter("frames_received", "Video frames received.", ("model",))
         self.dropped = self._loop_counter(
-            "frames_dropped", "Frames replaced by newer ones.", ("model",)
+            "frames_dropped", "Frames discarded unanswered.", ("model",)
         )
         self.cameras = self._gauge("cameras", "Sessions with a camera by its state.", ("state",))
         self.damaged = self._counter(

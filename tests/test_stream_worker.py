@@ -8,6 +8,7 @@ import contextlib
 import aiohttp
 import pytest
 
+from conftest import picture
 from mataserver import testing
 from own_processes import workers
 from stream_peers import (
@@ -212,3 +213,24 @@ async def test_nothing_is_left_after_much_coming_and_going(http):
     for name in ("sessions", "sessions_connected", "queue_length", "body_bytes_in_flight"):
         assert await metric(http, f"mataserver_{name}") == 0
     assert stream_tasks() == []
+
+
+@pytest.mark.parametrize("engine", ["thread", "process"])
+async def test_every_frame_of_a_broken_connection_is_counted(data_dir, engine):
+    """Each frame that came is a result or dropped, also what the model had when its client left."""
+    large = picture(3000, 2000)  # decoded for longer than its client stays
+    async with serving(data_dir, engine) as http:
+        session_id = await open_session(http)
+        for count in (3, 6, 9):
+            async with http.ws_connect(f"/v1/stream/{session_id}") as ws:
+                for _ in range(3):
+                    await ws.send_bytes(large)
+
+            async def left(count=count):
+                info = await session_info(http, session_id)
+                return not info["connected"] and info["frames"] == count
+
+            await eventually(left)
+        info = await session_info(http, session_id)
+        assert info["results"] + info["dropped"] == info["frames"]
+        assert await metric(http, "mataserver_frames_dropped_total") == info["dropped"] > 0

@@ -122,6 +122,7 @@ class Connection(Channel):
         for taken in self._pending:
             taken.cancel()  # including frames not started
         for taken in islice(self._pending, self._sending, None):  # frames being sent are recorded
+            self._session.drop()
             if taken.result is not None:
                 self._session.record(taken.result)
 
