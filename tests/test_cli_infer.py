@@ -78,10 +78,12 @@ def test_parameters(ask):
     assert answer["detections"] == []
     wrong = ask("infer", "fake-detect", "picture.png", "-p", "confidense=1")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
-    said = "params.confidense: unknown parameter; did you mean confidence?"
+    said = "confidense: unknown parameter; did you mean confidence?"
     assert wrong.stderr == f"error: {said}\n"
     text = ask("infer", "fake-detect", "picture.png", "-p", "behave=fly")
-    assert text.stderr.startswith("error: params.behave: invalid enum value 'fly'")
+    assert text.stderr.startswith("error: behave: invalid enum value 'fly'")
+    far = ask("infer", "fake-detect", "picture.png", "-p", "confidence=9")
+    assert far.stderr.startswith("error: confidence: expected `float` <= 1.0")
     assert ask("infer", "fake-detect", "picture.png", "-p", "confidence").exit_code == 2
 
 

@@ -66,7 +66,12 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
     from mataserver import late_certificates
 
     with late_certificates.reading_late():
-        from mataserver_client import AuthenticationFailed, Client, ConnectionFailed
+        from mataserver_client import (
+            AuthenticationFailed,
+            Client,
+            ConnectionFailed,
+            InvalidParams,
+        )
 
     settings = config.load(file)
     address = url or server_url(settings)
@@ -83,6 +88,8 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
         except AuthenticationFailed as error:
             hint = _USER_HINT if at else _key_hint(settings, key, api_key)
             raise MataError(error.detail, hint=hint) from None
+        except InvalidParams as error:  # the command's option is -p, without a field around it
+            raise InvalidParams(error.detail.removeprefix("params."), hint=error.hint) from None
         except ConnectionFailed as error:
             if not error.detail.startswith("No connection to"):  # another reason, in a sentence
                 raise

@@ -173,7 +173,7 @@ async def test_what_is_refused(run, tmp_path):
     status, _, told = await run("infer", "fake-detect", path, "-p", "confidense=0.5")
     assert (status, told) == (
         1,
-        "error: params.confidense: unknown parameter; did you mean confidence?\n",
+        "error: confidense: unknown parameter; did you mean confidence?\n",
     )
     status, _, told = await run("infer", "fake-detect", tmp_path / "none.mp4")
     assert (status, "for a path of the server's machine say --on-server" in told) == (1, True)
