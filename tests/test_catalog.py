@@ -17,7 +17,7 @@ from hub_stand_in import HubStandIn
 from mataserver import config, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
-from mataserver.library import removal
+from mataserver.library import defaults, removal
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.plans import CACHE_SECONDS
@@ -336,8 +336,21 @@ async def test_the_loop_runs_while_the_registry_is_locked(tmp_path):
 def test_a_default_that_is_removed_after_it_was_registered_by_hand_stays_away(tmp_path):
     """A model of a package that is removed by the command is not registered as a default later."""
     register(tmp_path, {"opencv-qr": "detect"})
-    removal.remove("opencv-qr", Registry(tmp_path / "model_registry.json"))
-    assert with_plugins(tmp_path, "opencv").add_defaults() == ["opencv-faces"]
+    made = with_plugins(tmp_path, "opencv")
+    removal.remove("opencv-qr", made.registry, lambda: made.plugins)
+    assert made.add_defaults() == ["opencv-faces"]
+
+
+def test_a_removal_is_recorded_of_defaults_alone_and_once(tmp_path):
+    """A model that is no default leaves no record, which would keep it away once it becomes one."""
+    made = with_plugins(tmp_path, "opencv")
+    made.add_defaults()
+    registered = (tmp_path / defaults.FILE).read_text()
+    for _ in range(2):
+        register(tmp_path, {"fake-detect": "detect", "opencv-qr": "detect"})
+        for name in ("fake-detect", "opencv-qr"):
+            assert removal.remove(name, made.registry, lambda: made.plugins) is not None
+    assert (tmp_path / defaults.FILE).read_text() == registered
 
 
 def with_plugins(data_dir, *names):

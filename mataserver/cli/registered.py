@@ -13,7 +13,7 @@ import click
 from msgspec import UNSET
 
 from mataserver import config
-from mataserver.cli.environment import UNKNOWN, config_option, plugins
+from mataserver.cli.environment import UNKNOWN, config_option, discover, plugins
 from mataserver.errors import NotFound
 from mataserver.library import removal, weights
 from mataserver.library.registry import Registry
@@ -105,8 +105,9 @@ def show(model: str, config_file: str | None) -> None:
 @config_option
 def rm(model: str, config_file: str | None) -> None:
     """Remove a model from the registry; pulled weights stay."""
-    known = Registry(config.load(config_file).registry_path)
-    entry = removal.remove(model, known)
+    settings = config.load(config_file)
+    known = Registry(settings.registry_path)
+    entry = removal.remove(model, known, lambda: discover(settings, []))
     if entry is None:
         raise _missing(model, known)
     click.echo(f"Removed '{model}' from the registry.")

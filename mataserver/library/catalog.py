@@ -56,7 +56,7 @@ class Catalog:
         if holders:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
         with self._registrar.pulls.register(name, None):
-            await self._plans.change(removal.remove, name, self.registry)
+            await self._plans.change(removal.remove, name, self.registry, lambda: self.plugins)
             yield
 
     def add_defaults(self) -> list[str]:

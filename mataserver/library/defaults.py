@@ -39,8 +39,10 @@ def _registered(path: Path) -> list[str]:
 
 
 def record(data_path: Path, name: str) -> None:
-    """Record a default as registered. Raises ``MataError``."""
+    """Record a default as registered, once. Raises ``MataError``."""
     path = data_path / FILE
+    if name in _registered(path):
+        return
     with os_errors_as("could not write which defaults were registered", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

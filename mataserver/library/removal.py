@@ -14,23 +14,27 @@ from msgspec import UNSET
 from mataserver.library import defaults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver.library.registry import Entry, Registry
+    from mataserver.plugins import Plugins
 
 CONVERTED = "converted"
 """The directory of converted copies, in the data directory."""
 
 
-def remove(name: str, registry: Registry) -> Entry | None:
+def remove(name: str, registry: Registry, plugins: Callable[[], Plugins]) -> Entry | None:
     """Unregister a model; return its entry, or None if it was not registered.
 
-    Pulled files stay on disk, a converted copy is deleted. Blocking. Raises ``MataError`` if
-    the registry cannot be written.
+    ``plugins`` are asked whether a model of a package is a default: it must not return as one if
+    it was registered by other means. Pulled files stay on disk, a converted copy is deleted.
+    Blocking. Raises ``MataError`` if the registry cannot be written.
     """
     entry, data_path = registry.get(name), registry.path.parent
     if entry is None:
         return None
-    if entry.source == "pip":
-        # Maybe a default that was registered by other means: it must not return as one.
+    provided = plugins().pip_backend(name) if entry.source == "pip" else None
+    if provided is not None and provided.backend.default:
         defaults.record(data_path, name)
     if not registry.remove(name):
         return None
