@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ RESOURCES = {
     "memory": ("mataserver_cluster_memory_bytes", "Memory of a Ray cluster's nodes."),
 }
 
+log = logging.getLogger("mataserver.ray")
+
 
 class ClusterGauges(Collector):
     """The gauges of the cluster of ``engine()``; none without such an engine.
@@ -38,21 +41,35 @@ class ClusterGauges(Collector):
     Nodes of the same name, as several on one machine have, are counted together.
     """
 
-    def __init__(self, engine: Callable[[], RayEngine | None]) -> None:
+    def __init__(
+        self, engine: Callable[[], RayEngine | None], every: float = REFRESH_SECONDS
+    ) -> None:
         self._engine = engine
+        self._every = every
         self._nodes: list[Node] = []
+        self._failed = ""
 
     async def keep_current(self) -> None:
-        """List the nodes again and again; without a cluster there are none."""
+        """List the nodes again and again; without a cluster, or its answer, there are none."""
         while True:
+            self._nodes = await self._listed()
+            await asyncio.sleep(self._every)
+
+    async def _listed(self) -> list[Node]:
+        try:
             engine = self._engine()
-            try:
-                # The engine itself connects: to ask before it has would only wait.
-                listed = engine is not None and not engine.waiting
-                self._nodes = await engine.cluster.nodes() if engine and listed else []
-            except Unavailable:
-                self._nodes = []
-            await asyncio.sleep(REFRESH_SECONDS)
+            # The engine itself connects: to ask before it has would only wait.
+            listed = engine is not None and not engine.waiting
+            found = await engine.cluster.nodes() if engine and listed else []
+        except Unavailable:
+            return []
+        except Exception as error:  # whatever it is: old figures must not stay
+            if self._failed != repr(error):  # one that stays is told once
+                log.exception("could not list the nodes of the cluster")
+            self._failed = repr(error)
+            return []
+        self._failed = ""
+        return found
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges."""

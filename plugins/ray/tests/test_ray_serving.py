@@ -147,6 +147,32 @@ def test_the_nodes_in_the_metrics_are_bounded():
     assert {each.value for each in gpus.samples} == {0.0}
 
 
+async def test_a_failed_listing_leaves_no_old_figures():
+    """After any error nothing is told of nodes, and what is listed after it is told again."""
+    found = [Node("n", "n", "h", 1, {"CPU": 2.0}, {"CPU": 1.0})]
+    answers = asyncio.Queue()
+
+    async def nodes():
+        answer = await answers.get()
+        if answer is None:
+            raise RuntimeError("no list")
+        return answer
+
+    engine = SimpleNamespace(waiting=None, cluster=SimpleNamespace(nodes=nodes), workers=[])
+    told = ClusterGauges(lambda: engine, every=0.0)
+    listing = asyncio.create_task(told.keep_current())
+    for answer in (found, None, None, found):
+        answers.put_nowait(answer)
+        await until(lambda: _amounts(told, 2 if answer else 0), SOON)  # noqa: B023 - awaited here
+    listing.cancel()
+
+
+async def _amounts(told, number):
+    """Whether the cluster's gauges of processors have so many samples."""
+    (cpus,) = [each for each in told.collect() if each.name == "mataserver_cluster_cpus"]
+    return len(cpus.samples) == number
+
+
 async def test_without_the_engine_there_is_no_cluster(tmp_path):
     """A server without a model on a cluster has no such route, and the command says why."""
     async with (
