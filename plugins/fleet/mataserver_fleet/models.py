@@ -42,6 +42,8 @@ ModelName = Annotated[
 Description = Annotated[
     str, Meta(max_length=10_000, pattern=r"^[^\x00]*\Z", description="text without the character 0")
 ]
+MAX_VERSION = 999_999_999
+"""The highest number of a version: routes, Tritons and folders name no higher one."""
 _BY_NAME = Sorting("models", MODELS.c.name)
 
 
@@ -242,13 +244,15 @@ async def _removed(connection: Connection, model: int) -> dict[int, str]:
 def _check_numbers(
     model: str, contents: Mapping[int, Content], there: set[int], removed: Mapping[int, str]
 ) -> None:
-    """Raise ``Conflict`` for a number that another version has or had.
+    """Raise ``Conflict`` for a number that another version has or had, or that is too high.
 
     Programs may know what it was. The same version may be sent again.
     """
     taken = set(contents) & there
     if taken:
         raise Conflict(f"{model} has a version {min(taken)}, which never changes")
+    if max(contents, default=0) > MAX_VERSION:
+        raise Conflict(f"{model} has or had a version {MAX_VERSION}, the highest: give a number")
     for number, content in contents.items():
         if removed.get(number, content.digest) != content.digest:
             raise Conflict(f"{model} had another version {number}: give this one another number")

@@ -36,6 +36,18 @@ async def test_a_number_is_never_anothers(client):
     assert (status, added["version"]) == (201, "5")
 
 
+async def test_after_the_highest_number_there_is_no_next_one(client):
+    """A version without a number is refused, as no route would take it; a free one is accepted."""
+    await push(client, "m", {"model.onnx": adding(1)})
+    highest = form({"model.onnx": adding(2)}, version=999_999_999)
+    assert (await client.ask("POST", VERSIONS, data=highest))[0] == 201
+    assert await client.ask("DELETE", f"{VERSIONS}/999999999") == OK
+    status, told = await client.ask("POST", VERSIONS, data=form({"model.onnx": adding(3)}))
+    assert (status, "999999999, the highest" in told["detail"]) == (409, True)
+    status, added = await client.ask("POST", VERSIONS, data=form({"2/model.onnx": adding(3)}))
+    assert (status, added["version"]) == (201, "2")
+
+
 async def test_no_route_names_it(client):
     """Neither a share of the requests nor a mirror of a route is a version that was removed."""
     await push(client, "m", {f"{n}/model.onnx": adding(n) for n in (1, 2, 3)})
