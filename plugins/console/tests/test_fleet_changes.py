@@ -169,3 +169,10 @@ async def test_errors_as_they_happen(tmp_path):
         await shows(person, errors, "A server answered so.")
         await person.until(f"""document.querySelectorAll("{errors} li").length === 2""")
         assert await person.faults() == []
+        await person.screen(390, 844, phone=True)  # a reason is read in full there too
+        cut = f"[...document.querySelectorAll({errors!r} + ' .help')]"
+        assert not await person.evaluate(
+            f"{cut}.some((each) => each.scrollWidth > each.clientWidth"
+            " || each.getBoundingClientRect().right > each.parentNode.getBoundingClientRect().right"
+            " || getComputedStyle(each).whiteSpace === 'nowrap')"
+        )
