@@ -6,6 +6,7 @@ make the server read what its user may read and the model's author may not.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -70,6 +71,8 @@ def _check_index(index: Path, root: Path) -> None:
 def _leads_into(link: Path, allowed: list[Path]) -> bool:
     try:
         end = link.resolve()
-    except (OSError, RuntimeError):  # a cycle
-        return False
+        end.stat()
+    except (OSError, RuntimeError) as error:  # Python 3.13 resolves a cycle without an error
+        if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+            return False
     return any(end.is_relative_to(directory) for directory in allowed)
