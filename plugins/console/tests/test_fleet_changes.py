@@ -9,6 +9,14 @@ from test_fleet import adding, fleet, part, pushed
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 MODEL = "fleet?part=models&model=shelf"
+# The page stays as it is: what it asks about the model waits until `go` is called.
+HOLD = """(() => { const real = window.fetch; let gone;
+  const held = new Promise((done) => { gone = done; });
+  window.go = () => { window.fetch = real; gone(); return true; };
+  window.fetch = (path, options) => (options?.method ?? "GET") === "GET"
+    && String(path).endsWith("api/models/shelf")
+    ? held.then(() => real(path, options)) : real(path, options); return true; })()"""
+STALE = "Somebody else changed it meanwhile"
 
 
 async def release(server, number, query=""):
@@ -72,6 +80,50 @@ async def test_a_models_versions(tmp_path):
         await shows(person, "tr[data-version='3']", "not loaded")
         await sure(person, "Unload", "[data-place=gpu-1]")
         await shows(person, "tr[data-version='1']", "not loaded")
+
+
+async def test_an_old_page_changes_nothing(tmp_path):
+    """What another changed since is shown, not overwritten: a version is not taken from use."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await prepared(server, triton)
+        both = {"versions": ["1", "2"]}
+        await asked(server, "POST", "/api/models/shelf/load", json=both)
+        await person.go(MODEL)
+        await shows(person, "[data-place=gpu-1]", "wanted 1, 2")
+        assert await person.evaluate(HOLD)
+        await asked(server, "POST", "/api/models/shelf/load", json={"versions": ["2"]})
+        for text, row in (
+            ("Remove", "tr[data-version='2']"),
+            ("Load", "tr[data-version='1']"),
+            ("Unload", "[data-place=gpu-1]"),
+            ("Roll back", "[data-one=shelf]"),
+        ):
+            await sure(person, text, row)
+            await shows(person, f"{row} [role=alert]", STALE)
+        assert triton.models["shelf"]["versions"] == ["2"]
+        assert await person.evaluate("go()")
+        await shows(person, "[data-place=gpu-1]", "serves 2, wanted 2")
+        await sure(person, "Remove", "tr[data-version='1']")
+        await person.until("""!document.querySelector("tr[data-version='1']")""")
+
+
+async def test_versions_are_chosen_of_what_was_shown(tmp_path):
+    """Another's load while versions are chosen is told; what is chosen then is loaded."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await prepared(server, triton)
+        await person.go(MODEL)
+        await shows(person, "tr[data-version='2']", "live at 1")
+        await person.click("Load versions")
+        await person.until("document.querySelectorAll('dialog input[type=checkbox]').length === 2")
+        await asked(server, "POST", "/api/models/shelf/load", json={"versions": ["1"]})
+        await person.click("Load", "dialog form")
+        await shows(person, "dialog .note.bad", STALE)
+        assert triton.models["shelf"]["versions"] == ["1"]
+        boxes = "[...document.querySelectorAll('dialog input:checked')].map((e) => e.value).join()"
+        await person.until(f"{boxes} === '1'")
+        await person.evaluate("document.querySelector('dialog input:not(:checked)').click()")
+        await person.click("Load", "dialog form")
+        await shows(person, "[data-place=gpu-1]", "serves 1, 2, wanted 1, 2")
 
 
 async def test_how_requests_are_shared_out(tmp_path):

@@ -7,6 +7,11 @@ import { refresh } from "./source.mjs";
 
 const STALE = 412;
 
+/** What is said of a change that was meant for something older. @param {any} error */
+export const told = (error) => (error.status === STALE ? new Error("Somebody else changed it meanwhile: this is how it is now.", { cause: error }) : error);
+/** That a change is meant for what was shown. @param {string} tag */
+export const ifStill = (tag) => ({ "If-Match": tag || "*" });  // a proxy may keep the tag
+
 /** What `path` answers, with its tag. */
 async function tagged(path) {
   const answer = await send(path);
@@ -24,11 +29,10 @@ export function Change({ path, where = "", title, text, close, lists, change, fi
   if (found.error) return html`<${Dialog} title=${title} onClose=${close}><${Trouble} error=${found.error}/><//>`;
   const send = async (given) => {
     try {
-      await ask(path + where, { method: "PATCH", json: change(given), headers: { "If-Match": found.tag } });
+      await ask(path + where, { method: "PATCH", json: change(given), headers: ifStill(found.tag) });
     } catch (error) {
-      if (error.status !== STALE) throw error;
-      setFound(await tagged(path));
-      throw new Error("Somebody else changed it meanwhile: this is how it is now.", { cause: error });
+      if (error.status === STALE) setFound(await tagged(path));
+      throw told(error);
     }
     refresh(...lists);
   };

@@ -3,12 +3,12 @@ import { ask, may } from "./api.mjs";
 import { Button, State, Sure, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { APPS, MODELS } from "./fleet_apps.mjs";
-import { Change } from "./fleet_edit.mjs";
+import { Change, ifStill, told } from "./fleet_edit.mjs";
 import { Files, filled } from "./fleet_models.mjs";
 import { since, STATES, TRITONS, useAct } from "./fleet_overview.mjs";
 import { Form } from "./form.mjs";
 import { bytes } from "./format.mjs";
-import { html, useState } from "./html.mjs";
+import { html, useRef, useState } from "./html.mjs";
 import { useListing } from "./listing.mjs";
 import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
@@ -51,9 +51,9 @@ function Version({ version, model, apps }) {
     <td><${Live} version=${number} model=${model}/></td><td class="num wide">${Number(version.inference_count).toLocaleString("en")}</td><td class="num wide">${bytes(version.size)}</td>
     <td class="wide soft extra"><code title=${version.digest}>${version.digest.slice(0, 12)}</code></td><td class="wide soft extra">${since(version.create_at)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && html`
-      ${!(alone && model.everywhere.length) && html`<${Sure} small disabled=${busy} text="Load" effect=${others ? `It takes the place of ${others} at every Triton.` : "Every Triton is sent it."} action=${() => act(`${own(model)}/load`, { json: { versions: [number] } })}/>`}
+      ${!(alone && model.everywhere.length) && html`<${Sure} small disabled=${busy} text="Load" effect=${others ? `It takes the place of ${others} at every Triton.` : "Every Triton is sent it."} action=${() => act(`${own(model)}/load`, { json: { versions: [number] }, headers: ifStill(model.tag) })}/>`}
       <${Sure} small bare disabled=${busy} text="Remove" effect=${taken ? `In use: ${alone ? "no Triton serves the model then" : "all go on without it"}.` : "Its number is not given again."}
-        action=${() => act(`${own(model)}/versions/${number}${taken ? "?force=true" : ""}`, { method: "DELETE" })}/>`}</div></td></tr>`;
+        action=${() => act(`${own(model)}/versions/${number}${taken ? "?force=true" : ""}`, { method: "DELETE", headers: ifStill(model.tag) })}/>`}</div></td></tr>`;
 }
 
 function Versions({ model }) {
@@ -69,7 +69,7 @@ function Place({ at, model }) {
   return html`<li data-place=${at.name}><div class="grow cut"><b class="strong">${at.name}</b> <span class="quiet">${at.versions.length ? `serves ${at.versions.join(", ")}` : "serves none"}, wanted ${at.wanted.join(", ") || "none"}</span>
       ${(error?.message || at.reason) && html`<div class="err" role=${error ? "alert" : undefined}>${error?.message ?? at.reason}</div>`}</div>
     <${State} kind=${STATES[at.state] ?? "off"}>${at.state}<//>
-    ${may("fleet:write") && at.wanted.length > 0 && html`<${Sure} small bare disabled=${busy} text="Unload" effect=${`${named(at.name)} serves it no more.`} action=${() => act(`${own(model)}/unload`, { json: { triton_id: String(at.id) } })}/>`}</li>`;
+    ${may("fleet:write") && at.wanted.length > 0 && html`<${Sure} small bare disabled=${busy} text="Unload" effect=${`${named(at.name)} serves it no more.`} action=${() => act(`${own(model)}/unload`, { json: { triton_id: String(at.id) }, headers: ifStill(model.tag) })}/>`}</li>`;
 }
 
 const Places = ({ model }) => {
@@ -82,11 +82,16 @@ const Places = ({ model }) => {
 function NewLoad({ model, close }) {
   const { data } = useSource(`${TRITONS}#tritons`, EVERY);
   const now = new Set(model.tritons.flatMap((each) => each.wanted));
+  const meant = useRef(model.tag);  // what is chosen is a change of what was shown as it was opened
   return html`<${Form} title=${`Load versions of ${named(model.name)}`} text="Load" close=${close} send=${async (given) => {
       const versions = given.getAll("version"), triton = given.get("triton");
       if (!versions.length) throw new Error("Choose a version.");
       try {
-        await ask(`${own(model)}/load`, { json: { versions, ...(triton ? { triton_id: triton } : {}) } });
+        await ask(`${own(model)}/load`, { json: { versions, ...(triton ? { triton_id: triton } : {}) }, headers: ifStill(meant.current ?? model.tag) });
+      } catch (error) {
+        await refresh(own(model));
+        meant.current = null;  // it is shown as it is now
+        throw told(error);
       } finally { refresh(own(model), MODELS, TRITONS); }
     }}>
     <fieldset class="stack-4"><legend class="label">These, and no others</legend><div class="checks">${model.versions.map(({ version }) => html`<label class="row" key=${version}><input type="checkbox" name="version" value=${version} checked=${now.has(version)}/>${version}</label>`)}</div></fieldset>
@@ -107,8 +112,8 @@ function Actions({ model, make }) {
   const last = Math.max(0, ...wanted);
   return html`${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}<div class="row wrap tight pad">
     <${Button} small icon="plus" onClick=${() => make("version")}>Version<//><${Button} small disabled=${!model.versions.length} onClick=${() => make("load")}>Load versions<//>
-    ${last > 0 && html`<${Sure} small disabled=${busy} text="Roll back" effect=${`The version before ${last} that was served takes its place wherever it is wanted.`} action=${() => act(`${own(model)}/rollback`, { method: "POST" })}/>
-      <${Sure} small bare disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${own(model)}/unload`, { json: {} })}/>`}
+    ${last > 0 && html`<${Sure} small disabled=${busy} text="Roll back" effect=${`The version before ${last} that was served takes its place wherever it is wanted.`} action=${() => act(`${own(model)}/rollback`, { method: "POST", headers: ifStill(model.tag) })}/>
+      <${Sure} small bare disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${own(model)}/unload`, { json: {}, headers: ifStill(model.tag) })}/>`}
     <${Button} small bare onClick=${() => make("words")}>Describe<//></div>`;
 }
 
@@ -119,7 +124,8 @@ const FORMS = { version: NewVersion, load: NewLoad, words: Describe };
 
 export function Model({ name }) {
   const path = own({ name });
-  const { data: model, error } = useSource(path, EVERY);
+  const { data, tag, error } = useSource(path, EVERY);
+  const model = data && { ...data, tag };  // each change is meant for what is shown
   const [making, setMaking] = useState("");
   const Making = FORMS[making];
   return html`<p><a href=${address("fleet", { part: "models" })}>All models</a></p>

@@ -5,6 +5,7 @@ import { Button, State, Sure, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { APPS, MODELS } from "./fleet_apps.mjs";
 import { CONSUMERS } from "./fleet_consumers.mjs";
+import { told } from "./fleet_edit.mjs";
 import { figuresOf, inferred, noteStates, rates, TrafficChart, useLooks } from "./fleet_looks.mjs";
 import { Form } from "./form.mjs";
 import { ago, count, ms, size } from "./format.mjs";
@@ -29,7 +30,7 @@ export function useAct(...lists) {
   const [busy, setBusy] = useState(false);
   const act = (where, options) => {
     setBusy(true);
-    return ask(where, options).then(() => setError(null), setError).then(() => { setBusy(false); return refresh(...lists); });
+    return ask(where, options).then(() => setError(null), (refused) => setError(told(refused))).then(() => { setBusy(false); return refresh(...lists); });
   };
   return [act, busy, error];
 }
