@@ -67,6 +67,24 @@ async def test_a_video_after_the_session(tmp_path):
         assert not await person.evaluate("!!document.querySelector('.jobmid .note')")
 
 
+async def test_a_connection_that_breaks_again_and_again(tmp_path):
+    """A video that breaks after each first picture is loaded anew a few times, then said so."""
+    video = make_video(tmp_path / "shelf.mp4")
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        job = await a_job(server, video.read_bytes(), video.name)
+        await person.go(f"jobs?id={job}")
+        await person.until(PLAYS)
+        await person.evaluate(f"""(() => {{ const video = {VIDEO}; window.loads = 0;
+          const fail = () => video.dispatchEvent(new Event("error"));
+          video.addEventListener("loadeddata", () => {{ window.loads += 1; fail(); }});
+          fail(); }})(), 0""")
+        await person.sees("The connection broke again and again.")
+        assert await person.evaluate("window.loads") == 3
+
+
 async def test_a_video_that_no_browser_plays(tmp_path):
     """The page says so, and it can be downloaded all the same; a job without one shows none."""
     async with (
