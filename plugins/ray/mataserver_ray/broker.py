@@ -44,11 +44,15 @@ class Broker:
     def __init__(self, parent: Parent, cluster: RayCluster) -> None:
         self._parent = parent
         self._cluster = cluster
-        self._actors: dict[int, RayActor] = {}
+        self._placements: dict[int, asyncio.Task[None]] = {}
+        """Those of the runners that have not ended, from the moment that they are requested."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve the server's requests until it closes the pipe."""
+        """Serve the server's requests until it closes the pipe.
+
+        The end of the loop then cancels every placement, which kills its runner.
+        """
         loop = asyncio.get_running_loop()
         is_over = asyncio.Event()
 
@@ -59,23 +63,22 @@ class Broker:
 
         threading.Thread(target=listen, name="listener", daemon=True).start()
         await is_over.wait()
-        for actor in self._actors.values():
-            actor.kill()
 
     def _on_request(self, message: BrokerRequest) -> None:
         if isinstance(message, PlaceRunner):
-            self._spawn(self._place(message))
+            self._placements[message.token] = self._spawn(self._place(message))
         elif isinstance(message, KillRunner):
-            actor = self._actors.get(message.token)
-            if actor is not None:
-                actor.kill()
+            placement = self._placements.pop(message.token, None)
+            if placement is not None:  # it may not have begun: then nothing is placed
+                placement.cancel()
         else:
             self._spawn(self._list())
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _list(self) -> None:
         self._send(NodeList(await asyncio.to_thread(self._cluster.nodes)))
@@ -83,9 +86,10 @@ class Broker:
     async def _place(self, place: PlaceRunner) -> None:
         """Place a runner, and supervise it until it ends. The server is told, whatever happens."""
         token = place.token
+        actor: RayActor | None = None
         last: BrokerEvent = RunnerStartFailed(token, "the broker failed, see its log")
         try:
-            actor = self._actors[token] = self._cluster.place(place)
+            actor = self._cluster.place(place)
             async with asyncio.timeout(place.placement_timeout):
                 node, versions = await actor.locate()
             secret = bytes.fromhex(place.secret)
@@ -95,14 +99,18 @@ class Broker:
             self._send(RunnerPlaced(token, host, port, node, versions, found))
             last = RunnerEnded(token, "it was closed")
             await actor.wait_closed()
+        except asyncio.CancelledError:
+            last = RunnerEnded(token, "it was killed")
+            raise
         except TimeoutError:
             last = NoNodeAvailable(token)
         except RunnerLostError as error:
             last = msgspec.structs.replace(last, reason=str(error))
         finally:
             self._send(last)
-            if token in self._actors:
-                self._actors.pop(token).kill()
+            self._placements.pop(token, None)
+            if actor is not None:
+                actor.kill()
 
     def _send(self, message: BrokerEvent) -> None:
         with contextlib.suppress(BrokenPipeError):  # the server has exited; this process follows

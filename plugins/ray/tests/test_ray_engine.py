@@ -187,6 +187,21 @@ async def test_a_head_is_lost_while_a_worker_waits_for_room(cluster, assignment)
             await waiting
 
 
+async def test_a_load_is_cancelled_as_it_is_placed(cluster, assignment):
+    """Nothing stays on the nodes, however early it was cancelled."""
+    engine = cluster.engine()
+    for step in range(8):
+        loading = asyncio.create_task(engine.start(assignment, PLACE))
+        while not engine.cluster._pending.placing:
+            await asyncio.sleep(0)
+        await asyncio.sleep(step * 0.0003)
+        loading.cancel()
+        await asyncio.wait([loading])
+    whole = dataclasses.replace(assignment, needs=Needs(cpu=4))
+    async with started(engine, whole) as first, started(engine, whole) as second:
+        assert {place_of(first), place_of(second)} == {"one", "two"}
+
+
 async def test_a_broker_that_fails_tells_so(cluster, assignment):
     """An error that nobody foresaw ends the load with a sentence; nobody waits for ever."""
     engine = cluster.engine()
