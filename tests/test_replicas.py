@@ -209,3 +209,29 @@ async def test_a_stream_that_outlives_its_replica_leaves_no_debt(rig):
     for _ in range(3):
         rig.send()
     assert rig.load() == [1, 1, 1]
+
+
+async def test_a_load_is_cancelled_while_it_closes_what_it_had_started():
+    """Every worker is closed all the same."""
+    closing, gate, started = asyncio.Event(), asyncio.Event(), []
+
+    class Slow(StandIn):
+        async def close(self):
+            closing.set()
+            await gate.wait()
+            await super().close()
+
+    async def start(index):
+        if index:
+            await asyncio.Event().wait()
+        started.append(Slow(index, stateful=False))
+        return started[0]
+
+    loading = asyncio.create_task(Replicas(start, 2).load())
+    await until(lambda: started)
+    loading.cancel()
+    await closing.wait()
+    loading.cancel()
+    await asyncio.wait([loading])
+    gate.set()
+    await until(lambda: started[0].closed)

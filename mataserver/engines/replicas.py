@@ -215,8 +215,8 @@ class Replicas:
 
     async def _close(self) -> None:
         self._closed = True
-        ending = self._restarts.cancel()
-        await asyncio.gather(*ending, self._table.close(), return_exceptions=True)
+        ends = [*self._restarts.cancel(), asyncio.ensure_future(self._table.close())]
+        await asyncio.shield(asyncio.gather(*ends, return_exceptions=True))  # cancels may recur
 
     async def grow(self) -> None:
         """Start one more replica. Raises a ``MataError`` if that fails."""

@@ -124,7 +124,7 @@ class ModelPool:
     async def _unload(self, slot: Slot, reason: str) -> bool:
         cancelled = False
         if slot.loading is not None:
-            cancelled = reason in _CANCELLING and slot.loading.cancel()
+            cancelled = reason in _CANCELLING and _cancel(slot.loading)
             await asyncio.wait([slot.loading])
         if slot.worker is None:
             return cancelled
@@ -136,7 +136,7 @@ class ModelPool:
         self._residency.closed.set()
         for slot in self._slots:
             if slot.loading is not None:
-                slot.loading.cancel()
+                _cancel(slot.loading)
             self._residency.stop_timer(slot)
 
     def dismiss(self) -> None:
@@ -157,3 +157,8 @@ class ModelPool:
     @property
     def _slots(self) -> Collection[Slot]:
         return self._residency.slots.values()
+
+
+def _cancel(load: asyncio.Task[None]) -> bool:
+    """Cancel a load once: another time would interrupt its clean-up. Return whether it ends."""
+    return load.cancelling() > 0 or load.cancel()
