@@ -14,6 +14,7 @@ from api_answers import until as becomes
 from conftest import picture
 from mataserver import testing
 from mataserver.engines.memory import Gpu, process_tree
+from mataserver.engines.work import LOAD_LEFTOVER
 from mataserver.errors import OutOfMemory, Unavailable
 from pool_rig import MB, Probe, Rig, until
 from test_api_models import SmallMachine, info, post
@@ -38,6 +39,11 @@ async def reads_weights(http):
     return (await info(http)).get("loading", {}).get("waits_for") == "weights"
 
 
+async def is_loading(http):
+    """Return whether the model is loading."""
+    return (await info(http))["state"] == "loading"
+
+
 @pytest.mark.parametrize("engine", ["process", "thread"])
 async def test_a_load_is_cancelled_and_begun_again(data_dir, engine):
     """Unloading a model that is loading ends its worker, and is told to all who waited for it."""
@@ -60,6 +66,22 @@ async def test_a_load_is_cancelled_and_begun_again(data_dir, engine):
         if engine == "thread":  # the first one's load went on to its end
             names = [each.name for each in threading.enumerate()]
             assert names.count("model fake-detect") == 1
+
+
+async def test_a_thread_that_goes_on_loading(data_dir):
+    """The model is not loaded beside it, however often that is asked for."""
+    async with slow(data_dir, seconds=1.5) as http:
+        for _ in range(4):
+            waiting = asyncio.create_task(post(http, "warmup"))
+            await becomes(lambda: is_loading(http))
+            await post(http, "unload")
+            assert await waiting == (503, {"detail": CANCELLED})
+            names = [each.name for each in threading.enumerate()]
+            assert names.count("model fake-detect") <= 1
+        waiting = asyncio.create_task(post(http, "warmup"))
+        assert (await waiting)[0] == 200
+        names = [each.name for each in threading.enumerate()]
+        assert names.count("model fake-detect") == 1
 
 
 async def test_a_model_is_removed_while_it_is_loading(data_dir):
@@ -156,6 +178,62 @@ async def test_a_load_that_waits_for_memory_is_cancelled():
     with pytest.raises(Unavailable, match=CANCELLED):
         await loading
     assert [rig.state(name) for name in "ab"] == ["ready", "unloaded"]
+
+
+async def test_what_a_cancelled_load_leaves_running_keeps_its_memory():
+    """Another model that needs its memory waits until it has ended."""
+    end = asyncio.get_running_loop().create_future()
+
+    class Leaving(Rig):
+        async def load(self, plan):
+            try:
+                return await super().load(plan)
+            except asyncio.CancelledError:
+                LOAD_LEFTOVER.get()(end)
+                raise
+
+    rig = Leaving(Probe(300 * MB))
+    rig.gate.clear()
+    loading = asyncio.create_task(rig.touch("a", estimate=200))
+    await until(lambda: rig.loads == ["a"])
+    assert await rig.pool.unload("a")
+    with pytest.raises(Unavailable, match=CANCELLED) as refused:
+        await loading
+    assert refused.value.retry_after == 1
+    rig.gate.set()
+    waiting = asyncio.create_task(rig.touch("b", estimate=200))
+    await until(lambda: rig.state("b") == "loading")
+    assert rig.pool.status("b", "detect").loading == (0.0, "memory")
+    end.set_result(None)
+    await waiting
+    assert [rig.state(name) for name in "ab"] == ["unloaded", "ready"]
+
+
+async def test_a_load_is_cancelled_twice():
+    """The second time does not interrupt what the first one has the load clean up."""
+    cleaned = []
+
+    class Careful(Rig):
+        async def load(self, plan):
+            self.loads.append(plan.spec.name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                cleaned.append(plan.spec.name)
+
+    rig = Careful()
+    loading = asyncio.create_task(rig.touch("a"))
+    await until(lambda: rig.loads == ["a"])
+    unloads = [asyncio.create_task(rig.pool.unload("a"))]
+    await asyncio.sleep(0)
+    unloads.append(asyncio.create_task(rig.pool.unload("a")))
+    await asyncio.sleep(0)
+    rig.pool.cancel_loads()
+    assert await asyncio.gather(*unloads) == [True, True]
+    assert cleaned == ["a"]
+    with pytest.raises(Unavailable):
+        await loading
 
 
 async def test_a_load_is_cancelled_before_it_begins():

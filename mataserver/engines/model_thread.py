@@ -6,6 +6,7 @@ A hung thread does not keep the server from exiting: it is abandoned.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import logging
@@ -36,6 +37,7 @@ class ModelThread:
         self._ids = itertools.count(1)
         self._current = 0
         self._pending: dict[int, ResultCallback] = {}
+        self.ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
         self._thread.start()
 
@@ -112,6 +114,8 @@ class ModelThread:
                 work()
             except Exception:
                 log.exception("worker of %s", self._name)
+        with contextlib.suppress(RuntimeError):  # the loop may have ended before
+            self._loop.call_soon_threadsafe(_resolve, self.ended, None, None)
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from mataserver.engines.model_thread import ModelThread
 from mataserver.engines.watchdog import Watchdog, check_interval
-from mataserver.engines.work import LOAD_PHASE
+from mataserver.engines.work import LOAD_LEFTOVER, LOAD_PHASE
 from mataserver.engines.worker_errors import (
     ABANDONED,
     Death,
@@ -73,6 +73,11 @@ class ThreadWorker:
     def pids(self) -> tuple[int, ...]:
         """The server's own pid."""
         return (self.report.pid,)
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done once its thread has ended."""
+        return self._thread.ended
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Call ``callback(death)`` when the worker is given up."""
@@ -258,6 +263,7 @@ class ThreadEngine:
             await worker.load()
         except asyncio.CancelledError:  # the load may never return
             worker.terminate(Unavailable("The load was given up"))
+            LOAD_LEFTOVER.get()(worker.ended)
             raise
         except BaseException:
             await worker.close()

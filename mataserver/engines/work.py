@@ -11,6 +11,7 @@ import msgspec
 from mataserver.engines.worker_errors import JobFailed
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from mataserver.config.needs import Needs
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 LOAD_PHASE: ContextVar[Callable[[str], None]] = ContextVar("LOAD_PHASE", default=lambda _: None)
 """Is told what the load that runs in this context waits for."""
+LOAD_LEFTOVER: ContextVar[Callable[[Future[None]], None]] = ContextVar(
+    "LOAD_LEFTOVER", default=lambda _: None
+)
+"""Is told of what a load that was given up leaves running: a future that is done at its end."""
 Body = bytes | tuple[bytes | memoryview, ...]
 """An encoded answer, or its pieces: prepending a header must not copy pixels."""
 

@@ -7,7 +7,7 @@ import functools
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import LOAD_PHASE
+from mataserver.engines.work import LOAD_LEFTOVER, LOAD_PHASE
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable, shortage_error
 from mataserver.plugin_ends import ends_logged
@@ -39,7 +39,7 @@ class LoadCancelledError(Unavailable):
     """503: somebody unloaded the model while it was loaded."""
 
     def __init__(self) -> None:
-        super().__init__("The load of the model was cancelled")
+        super().__init__("The load of the model was cancelled", retry_after=1)
 
 
 class LoadCoordinator:
@@ -108,6 +108,7 @@ class LoadCoordinator:
             slot.ram, slot.vram = slot.after_load
             await self._budget.make_room(slot)
             slot.load_phase = "worker"
+            LOAD_LEFTOVER.set(slot.add_leftover)
             LOAD_PHASE.set(functools.partial(setattr, slot, "load_phase"))
             async with asyncio.timeout(self._policy.load_timeout):
                 worker = await self._loader(slot.plan)
@@ -145,10 +146,11 @@ class LoadCoordinator:
 
     async def _wait_for_unload(self, slot: Slot) -> None:
         """Wait for the previous worker's end. Raises ``Unavailable`` if it is still in use."""
-        if slot.unloading is None:
+        ending = {*slot.leftovers, *filter(None, [slot.unloading])}
+        if not ending:
             return
         patience = min(UNLOAD_WAIT, self._policy.load_timeout)
-        _, waiting = await asyncio.wait([slot.unloading], timeout=patience)
+        _, waiting = await asyncio.wait(ending, timeout=patience)
         if waiting:
             raise Unavailable("The model is being unloaded", retry_after=5)
 

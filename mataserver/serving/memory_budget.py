@@ -142,7 +142,11 @@ class MemoryBudget:
         index, gpu = self._gpu(newcomer) if newcomer is not None else (0, None)
         if newcomer is None or gpu is None:
             return None
-        coming = sum(s.vram or s.ram for s in others if s.loading and s.plan.uses_gpu)
+        coming = sum(
+            s.vram or s.ram
+            for s in others
+            if s.worker is None and (s.loading or s.leftovers) and s.plan.uses_gpu
+        )
         used = gpu.used + coming - sum(each.vram for each in without)
         wanted, limit = newcomer.vram or need, self._policy.vram_fraction * gpu.total
         short = used + wanted > limit

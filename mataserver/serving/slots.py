@@ -102,6 +102,8 @@ class Slot:
         self.batcher: Batcher | None = None
         self.loading: asyncio.Task[None] | None = None
         self.unloading: asyncio.Task[None] | None = None
+        self.leftovers: set[asyncio.Future[None]] = set()
+        """What loads that were given up have left running, see ``LOAD_LEFTOVER``."""
         self.autoscaling: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.holders = 0
@@ -135,8 +137,15 @@ class Slot:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether a worker that takes no more requests still has its memory."""
+        """Whether what takes no more requests, or was given up, still has its memory."""
+        if self.worker is None and self.leftovers:
+            return True
         return self.unloading is not None and not self.unloading.done()
+
+    def add_leftover(self, end: asyncio.Future[None]) -> None:
+        """Keep its memory charged to the model until ``end`` is done."""
+        self.leftovers.add(end)
+        end.add_done_callback(self.leftovers.discard)
 
     @property
     def active(self) -> bool:
