@@ -84,6 +84,29 @@ async def test_a_thread_that_goes_on_loading(data_dir):
         assert names.count("model fake-detect") == 1
 
 
+async def test_only_a_load_is_cancelled(data_dir):
+    """A model that has been loaded meanwhile, and that others may use, stays."""
+    async with slow(data_dir) as http:
+        named = {"model": "fake-detect"}
+        assert await unload(http, if_loading=True) == {"status": "not_loaded", **named}
+        waiting = asyncio.create_task(post(http, "warmup"))
+        await becomes(lambda: reads_weights(http))
+        assert await unload(http, if_loading=True) == {"status": "unloaded", **named}
+        assert (await waiting)[0] == 503
+        assert (await post(http, "warmup"))[0] == 200
+        assert await unload(http, if_loading=True) == {"status": "ready", **named}
+        assert (await info(http))["loaded_at"] is not None
+        assert await unload(http, if_loading=False) == {"status": "unloaded", **named}
+
+
+async def unload(http, **fields):
+    """Ask to unload the model; return the answer."""
+    body = {"model": "fake-detect", **fields}
+    async with http.post("/v1/models/unload", json=body) as response:
+        assert response.status == 200
+        return await response.json()
+
+
 async def test_a_model_is_removed_while_it_is_loading(data_dir):
     """Nobody has to wait for a load to remove the model."""
     async with slow(data_dir) as http:

@@ -28,9 +28,15 @@ _INCLUDE = {
 
 
 class ModelBody(Struct):
-    """``POST /v1/models/warmup``, ``…/unload``, ``…/pin`` and ``…/unpin``."""
+    """``POST /v1/models/warmup``, ``…/pin`` and ``…/unpin``."""
 
     model: codec.ModelName
+
+
+class UnloadBody(ModelBody):
+    """``POST /v1/models/unload``. ``if_loading``: only cancel its load."""
+
+    if_loading: bool = False
 
 
 class ModelStatus(Struct):
@@ -75,9 +81,12 @@ class ModelsService(StatelessService):
 
     async def unload(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/unload``."""
-        name = await self._model_of(request)
-        done = await self._models.unload(name)
-        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", name))
+        async with self._http.read_json(request, UnloadBody) as asked:
+            name, only_loading = asked.model, asked.if_loading
+        if await self._models.unload(name, only_loading=only_loading):
+            return codec.respond(ModelStatus("unloaded", name))
+        stays = only_loading and self._models.info(name).loaded_at is not None
+        return codec.respond(ModelStatus("ready" if stays else "not_loaded", name))
 
     async def pin(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/pin``."""
@@ -105,6 +114,7 @@ class ModelsService(StatelessService):
 def _routes(api: ModelsService) -> list[Route]:
     info, done = (Body(codec.JSON, ModelDetail),), (Body(codec.JSON, ModelStatus),)
     one = (Body(codec.JSON, ModelBody, examples.NAMED),)
+    unloaded = (Body(codec.JSON, UnloadBody, examples.NAMED),)
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
         Route("GET", "/v1/models", api.list_models, "List the installed models", "models",
@@ -113,7 +123,7 @@ def _routes(api: ModelsService) -> list[Route]:
         Route("POST", "/v1/models/warmup", api.warmup, "Load a model into memory", "models",
               request=one, response=done, errors=(*body_errors, 404, 507), needs="models:write"),
         Route("POST", "/v1/models/unload", api.unload, "Unload a model from memory", "models",
-              request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
+              request=unloaded, response=done, errors=(*body_errors, 404), needs="models:write"),
         Route("POST", "/v1/models/pin", api.pin, "Keep a model from being evicted", "models",
               request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
         Route("POST", "/v1/models/unpin", api.unpin, "Let a model be evicted again", "models",

@@ -112,10 +112,13 @@ class ServedModels:
         async with self.get(model, task).hold():
             pass
 
-    async def unload(self, model: str) -> bool:
-        """Unload a model after its pending requests; return False if it was not loaded."""
+    async def unload(self, model: str, *, only_loading: bool = False) -> bool:
+        """Unload a model after its pending requests; return False if it was not loaded.
+
+        With ``only_loading`` only its load is cancelled; False then if it is not loading.
+        """
         self.catalog.entry(model)
-        return await self._pool.unload(model)
+        return await self._pool.unload(model, only_loading=only_loading)
 
     def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
         """Reserve memory, in bytes, for a process other than a model until the context ends."""

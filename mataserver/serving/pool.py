@@ -110,24 +110,31 @@ class ModelPool:
 
     # unloading
 
-    async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
+    async def unload(
+        self,
+        name: str,
+        task: str | None = None,
+        reason: str = "stopped",
+        *,
+        only_loading: bool = False,
+    ) -> bool:
         """Unload a model after its active inferences, for one task or for all.
 
         A load in progress is cancelled if the model was stopped or removed, else awaited. Returns
-        False if it was not loaded.
+        False if it was not loaded. With ``only_loading`` a model that is loaded is kept.
         """
         slots = [
             slot for slot in self._residency.slots_of(name) if task in {None, slot.plan.spec.task}
         ]
-        return any([await self._unload(slot, reason) for slot in slots])
+        return any([await self._unload(slot, reason, only_loading=only_loading) for slot in slots])
 
-    async def _unload(self, slot: Slot, reason: str) -> bool:
+    async def _unload(self, slot: Slot, reason: str, *, only_loading: bool) -> bool:
         cancelled = False
         if slot.loading is not None:
             cancelled = reason in _CANCELLING and _cancel(slot.loading)
             await asyncio.wait([slot.loading])
-        if slot.worker is None:
-            return cancelled
+        if slot.worker is None or only_loading:
+            return cancelled and slot.worker is None
         await asyncio.shield(self._residency.unload(slot, reason))
         return True
 

@@ -24,8 +24,8 @@ export function useLoad(model) {
 /** Look at the models each second while somebody waits for one. */
 export const useWatch = (waits) => useSource(waits && may("models:read") ? "v1/models" : null, 1);
 
-/** End a load; all who wait for it are told. */
+/** End a load; all who wait for it are told. A model that has been loaded meanwhile stays: others may use it. */
 export async function cancelLoad(model) {
-  await ask("v1/models/unload", { json: { model } });
+  await ask("v1/models/unload", { json: { model, if_loading: true } });
   refresh("v1/models");
 }

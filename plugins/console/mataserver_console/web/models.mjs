@@ -60,7 +60,7 @@ function useActs(model) {
   const named = { model };
   return {
     ...state,
-    load: () => act("warmup", named), unload: () => act("unload", named), pin: () => act("pin", named), unpin: () => act("unpin", named),
+    load: () => act("warmup", named), unload: () => act("unload", named), cancel: () => act("unload", { ...named, if_loading: true }), pin: () => act("pin", named), unpin: () => act("unpin", named),
     remove: () => act("remove", null, `v1/models/${encodeURIComponent(model)}`, "DELETE"),
     forget: () => setState({ busy: "", error: null }),
   };
@@ -81,7 +81,7 @@ function Row({ model, sessions, figures }) {
   const load = useLoad(model);
   const menu = [
     ["Open in Try", () => go("try", { model: model.model })],
-    ...(writes ? [here ? ["Unload", acts.unload] : load ? ["Cancel the load", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
+    ...(writes ? [here ? ["Unload", acts.unload] : load ? ["Cancel the load", acts.cancel] : [model.error ? "Try again" : "Load", acts.load]] : []),
     ["Copy the name", () => put(model.model)],
     ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
   ];
@@ -96,7 +96,7 @@ function Row({ model, sessions, figures }) {
     <td class="num wide">${size(model.memory_mb)}</td><td class="num wide extra">${size(model.size_mb)}</td><td class="num wide" title=${figures && `p95 ${ms(figures.p95)}`}>${ms(figures?.p50)}</td><td class="num wide">${figures?.failed ? html`<span class="err">${figures.failed.toLocaleString("en")}</span>` : 0}</td><td class="wide soft extra">${ago(model.last_used)}</td>
     <td class="num actions"><div class="row end tight">${writes && (here
       ? used ? html`<${Sure} small text="Unload" effect=${effect} action=${acts.unload}/>` : html`<${Button} small disabled=${Boolean(acts.busy)} onClick=${acts.unload}>Unload<//>`
-      : load ? html`<${Button} small disabled=${acts.busy === "unload"} onClick=${acts.unload}>Cancel<//>`
+      : load ? html`<${Button} small disabled=${acts.busy === "unload"} onClick=${acts.cancel}>Cancel<//>`
       : html`<${Button} small disabled=${loading} onClick=${acts.load}>${model.error ? "Try again" : "Load"}<//>`)}
       <${Menu} label=${`More for ${named(model.model)}`} actions=${menu}/></div></td></tr>`;
 }

@@ -97,7 +97,7 @@ export function Busy({ run, seconds, model }) {
   if (seconds < 0.4) return null;
   const text = load && !run.waits ? `Loading ${parted(model.model)[1]}, ${load.took}: ${load.what}. The next run is quick.`
     : `${run.waits ? "Waiting for its turn" : "Running"}, ${Math.floor(seconds)} s`;
-  const cancel = () => { run.stop(); cancelLoad(model.model).catch(() => {}); };  // one that has just ended is none
+  const cancel = () => { run.stop(); cancelLoad(model.model).catch(() => {}); };  // the run itself has ended all the same
   return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><${Status} text=${text}/><span class="row">
     ${load && may("models:write") && html`<${Button} small onClick=${cancel}>Cancel the load<//>`}<${Button} small onClick=${run.stop}>${seconds > 5 && !load ? "Cancel" : "Stop"}<//></span></div>`}`;
 }
