@@ -19,7 +19,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-fleet test-api test-plain test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup compile test test-again test-long test-engines test-clients test-airflow test-fleet test-api test-plain test-ray test-binary fuzz soak soak-server binary lock release audit check vendored shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -57,8 +57,11 @@ compile: $(VENV)/.setup  ## what is installed as bytecode, for which pip takes o
 # Its workers wait for servers, browsers and children: one more than there are cores.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() + 1)')
 
-test: $(VENV)/.setup  ## every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: $(VENV)/.setup  ## every test; MARK="not long" for all but the longest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(MARK),-m "$(MARK)")
+
+test-long: $(VENV)/.setup  ## the longest tests alone
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
 
 test-again: $(VENV)/.setup  ## the tests that failed the last time, one after the other
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none

@@ -11,6 +11,7 @@ import pytest
 from fresh_environment import ROOT, Environment, ask
 from mataserver.testing import FRAMEWORKS
 
+pytestmark = pytest.mark.long
 PICTURES = ROOT / "examples" / "pictures"
 
 

@@ -7,7 +7,7 @@ import pytest
 from rendered import look, looking, photograph, save, scene
 from test_reconstruct import errors
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 SIZE = (480, 360)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mataserver_reconstruct import overlaid
 from mataserver_reconstruct.model import Model, View
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 SIZE = (400, 300)
 FOCAL = rendered.FOCAL * max(SIZE)

@@ -18,7 +18,7 @@ from test_cloud import read_ply
 from mataserver_reconstruct import imc, mapping
 
 # Two cores that others use as well make minutes of what takes seconds alone.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 QUICK = {"max_size": 640, "max_keypoints": 1024}
 

@@ -10,7 +10,7 @@ import rendered
 
 from mataserver_reconstruct import turned
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 RNG = np.random.default_rng(1)
 AROUND = RNG.normal(size=(9_000, 3))
