@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import aiohttp
+import pytest
 
 from api_answers import infer, refused, until
 from mataserver import testing
@@ -48,16 +49,25 @@ async def test_removing_waits_for_an_inference(http):
     assert (await running)["detections"]
 
 
-async def test_removing_ids_with_slashes_and_what_is_not_here(http, data_dir):
+@pytest.mark.parametrize("plugins", [(), ("ocr",)])
+async def test_removing_ids_with_slashes_and_what_is_not_here(data_dir, plugins):
     """A hub id is removed by its name, also when its files are gone; a default stays away."""
-    entries = json.loads((data_dir / "model_registry.json").read_text())
+    path = data_dir / "model_registry.json"
+    entries = json.loads(path.read_text())
     entries["models"]["org/gone"] = {"task": "detect", "source": "hf", "pulled_at": 1.0}
     entries["models"]["rapidocr"] = {"task": "ocr", "source": "pip", "pulled_at": 1.0}
-    (data_dir / "model_registry.json").write_text(json.dumps(entries))
-    for name in ("org/gone", "rapidocr"):
-        assert await removed(http, name) == {"status": "removed", "model": name}
-        assert name not in registered(data_dir)
-    assert "rapidocr" in (data_dir / "registered_defaults").read_text().split()
+    path.write_text(json.dumps(entries))
+    points = [testing.FAKE, *testing.installed(*plugins)]
+    async with (
+        testing.serving(data_dir, entry_points=points, engine="thread") as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        for name in ("org/gone", "rapidocr"):
+            assert await removed(http, name) == {"status": "removed", "model": name}
+            assert name not in registered(data_dir)
+    recorded = data_dir / "registered_defaults"  # of a plugin that is not here nothing is known
+    assert recorded.exists() == bool(plugins)
+    assert not plugins or recorded.read_text().split() == ["rapidocr"]
 
 
 async def test_a_held_model_is_not_removed(http, data_dir):
