@@ -57,10 +57,10 @@ compile: $(VENV)/.setup  ## what is installed as bytecode, for which pip takes o
 # Its workers wait for servers, browsers and children: one more than there are cores.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() + 1)')
 
-test: $(VENV)/.setup  ## every test; MARK="not long" for all but the longest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(MARK),-m "$(MARK)")
+test: $(VENV)/.setup  ## the tests, but for those of test-long, test-engines, test-fleet and so on
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
 
-test-long: $(VENV)/.setup  ## the longest tests alone
+test-long: $(VENV)/.setup  ## the slowest files: a thirtieth of the tests, which take as long as half of the others
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
 
 test-again: $(VENV)/.setup  ## the tests that failed the last time, one after the other

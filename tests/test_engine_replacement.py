@@ -19,6 +19,8 @@ from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
 from open_files import no_descriptors
 
+pytestmark = pytest.mark.long
+
 LOADS, HANGS = "loads", "hangs"
 ENOUGH = 60.0
 

@@ -26,6 +26,8 @@ from mataserver_onnx import (
 )
 from mataserver_onnx.options import ModelOptions
 
+pytestmark = pytest.mark.long
+
 BACKENDS = list(backends())
 NAMES = (
     "images",

@@ -25,6 +25,8 @@ from test_confinement import descendants, gone
 from test_frontends import GONE, front, frontends, sees
 from test_frontends_held import POINTS
 
+pytestmark = pytest.mark.long
+
 mounts = pytest.mark.skipif(not can_mount(), reason="this system lets nobody mount anything")
 
 

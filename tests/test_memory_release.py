@@ -23,6 +23,8 @@ from mataserver.engines.work import Assignment, Job, Placement
 from mataserver.serving.batching import Batcher
 from stream_peers import infer, server_apart
 
+pytestmark = pytest.mark.long
+
 MB = 1_000_000
 BALLAST = 200 * MB
 SETTLED = 2

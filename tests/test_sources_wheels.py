@@ -11,6 +11,8 @@ from mataserver.plugins.records import mismatched
 from mataserver.sources.packages import install
 from package_index import Env
 
+pytestmark = pytest.mark.long
+
 SCRIPT = "[console_scripts]\ntool = {0}:main\n"
 
 

@@ -33,6 +33,8 @@ from stream_peers import (
     session_of,
 )
 
+pytestmark = pytest.mark.long
+
 WINDOW = 4
 LARGE = picture(width=2500, height=2000)
 LARGE_RESULT = 2500 * 2000 * 4  # bytes of its depth map, before base64

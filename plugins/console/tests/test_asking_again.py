@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from console_pages import CHROMIUM, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 QUICK = """(() => {
   const { setTimeout: wait, fetch: ask } = window;
   let paused = 0;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from console_pages import CHROMIUM, asked, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 SLOW = {"fake": {"load_seconds": 15}}
 ROW = "tr[data-model=fake-detect]"
 ERRORS = "[...document.querySelectorAll('[role=alert], .note.bad, .err')].map((e) => e.innerText)"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mataserver_reconstruct import spec as plugin_spec
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 FRUSTUM, CHOSEN = (86, 180, 233), (255, 212, 121)
 
 

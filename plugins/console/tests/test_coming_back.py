@@ -10,7 +10,7 @@ from test_two_tabs import another
 
 from conftest import picture
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 OBJECTS = "document.querySelector('.objects')?.innerText"
 KEPT = """new Promise((done) => {
   const opening = indexedDB.open("mataserver", 1);

@@ -7,7 +7,7 @@ import json
 import pytest
 from console_pages import CHROMIUM, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 ROWS = """[...document.querySelectorAll(".pairs li[tabindex]")]
   .map((row) => [...row.children].slice(1).map((part) => part.textContent))"""
 OURS, THEIRS = ".side-of[data-side=a]", ".side-of[data-side=b]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from console_pages import CHROMIUM, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 CTRL = 2
 NONE = "!document.querySelector('dialog[open]')"
 CHOSEN = """(() => { const field = document.querySelector("dialog [role=combobox]");

@@ -7,7 +7,7 @@ import pytest
 from console_pages import CHROMIUM, asked, shown
 from test_fleet import adding, fleet, part, pushed
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 MODEL = "fleet?part=models&model=shelf"
 # The page stays as it is: what it asks about the model waits until `go` is called.
 HOLD = """(() => { const real = window.fetch; let gone;

@@ -11,7 +11,7 @@ from console_pages import CHROMIUM, SQUARE, asked, served, shown
 from PIL import Image
 from test_at_hand import drop
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 CHANGED = "cannot be read any more"
 
 

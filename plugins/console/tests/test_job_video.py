@@ -8,7 +8,7 @@ from console_pages import CHROMIUM, END, SQUARE, asked, served, shown
 
 from camera_sources import make_video
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 VIDEO = "document.querySelector('.jobmid video')"
 PLAYS = f"{VIDEO}?.readyState > 1 && {VIDEO}.videoWidth > 0"
 RANGES = """fetch(document.querySelector(".jobmid video").src, { headers: { Range: "bytes=8-19" } })

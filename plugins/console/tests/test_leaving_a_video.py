@@ -7,7 +7,7 @@ import pytest
 from console_pages import CHROMIUM, END
 from test_filming import BOXES, COUNT, SHOWN, before, movies, opened, sessions
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

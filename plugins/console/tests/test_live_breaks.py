@@ -12,7 +12,7 @@ from test_two_tabs import another
 
 from silent_way import SilentWay
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 LIVE = "!!document.querySelector('.vl .state.ok') && !!document.querySelector('.vl b')"
 LOST = "document.querySelector('.vl')?.innerText.includes('No connection')"
 FAILED = "document.querySelector('.note.bad')?.innerText ?? ''"

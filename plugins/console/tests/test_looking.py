@@ -10,7 +10,7 @@ from console_pages import CHROMIUM, asked, large, served, shown
 
 from camera_sources import make_video
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 LIVE = "document.querySelector('.vl')?.innerText.includes('ms old')"
 MODULE = """performance.getEntriesByType('resource')
   .some((each) => each.name.endsWith('/models.mjs') && each.responseEnd)"""

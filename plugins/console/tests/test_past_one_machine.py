@@ -10,7 +10,7 @@ from console_pages import CHROMIUM, SQUARE, asked, served, shown
 
 from stand_in_cluster import StandInCluster
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 
 
 @pytest.fixture

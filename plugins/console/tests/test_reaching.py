@@ -6,7 +6,7 @@ import planted_sam
 import pytest
 from console_pages import CHROMIUM, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 PAGES = {
     "try?model=fake-detect": "[...document.querySelectorAll('.found li')].length > 0",
     "try?model=fake-classify": "document.querySelectorAll('.classes li').length == 5",

@@ -9,7 +9,7 @@ import planted_cloud
 import pytest
 from console_pages import CHROMIUM, END, asked, served, shown
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 
 
 @pytest.fixture(autouse=True)

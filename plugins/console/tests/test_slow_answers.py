@@ -11,7 +11,7 @@ from console_pages import CHROMIUM, SQUARE, asked, served, shown
 from test_finding import press
 from test_two_tabs import slow_job
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 PICTURES = Path(__file__).parents[3] / "examples" / "pictures"
 
 

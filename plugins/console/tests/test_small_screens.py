@@ -13,7 +13,7 @@ from test_fleet import fleet, pushed
 
 from camera_sources import make_video
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 PHONE = {"width": 390, "height": 844, "phone": True}
 TOPS = """["#cams", ".livecard"].map((kind) =>
   document.querySelector(kind).getBoundingClientRect().top)"""

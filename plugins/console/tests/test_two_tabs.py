@@ -15,7 +15,7 @@ from tabs import LIST, another
 
 from hub_stand_in import HubStandIn
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 
 
 async def test_a_model_that_another_tab_removed(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from console_pages import CHROMIUM, SQUARE, asked, served, shown
 from test_two_tabs import slow_job
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 WRONG = """(() => {
   const now = Date.now.bind(Date);
   Date.now = () => now() + HOURS * 3_600_000;

@@ -17,6 +17,8 @@ from mataserver_fleet.gateway.incoming import HIGH_WATER_BYTES
 from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
 from mataserver_fleet.gateway.snapshot import Consumer
 
+pytestmark = pytest.mark.long
+
 
 class Place:
     """Stands for what is asked: whether something still holds it can be seen."""

@@ -14,7 +14,10 @@ from mataserver_hf.compilation import Compiler
 from mataserver_hf.options import Settings
 
 # torch warns of itself when its compiler is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning"),
+    pytest.mark.long,
+]
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from mataserver.library.registry import Registry
 from mataserver.plugins import discover
 from mataserver_hf.vlm_params import Turn, VlmParams
 
+pytestmark = pytest.mark.long
+
 POINTS = testing.installed("hf", "openai")
 QUERY = {"model": "qwen3_vl", "prompt": "What is this?", "max_tokens": "12"}
 

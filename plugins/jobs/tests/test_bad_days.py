@@ -21,6 +21,8 @@ from mataserver_jobs.disk import is_full
 from mataserver_jobs.table import SCHEMA
 from mataserver_jobs.video_parts import VideoParts
 
+pytestmark = pytest.mark.long
+
 FRAMES = 60
 GONE = "The database's file was removed or replaced: restart the server"
 SLOW = '{"seconds": 0.05}'

@@ -12,6 +12,8 @@ from serving_jobs import asking, session
 
 from mataserver_database.testing import new_database
 
+pytestmark = pytest.mark.long
+
 TUS = {"Tus-Resumable": "1.0.0", "Upload-Length": "10"}
 LONG = 100_000
 NUMBERS = itertools.count()

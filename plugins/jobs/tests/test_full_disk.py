@@ -32,11 +32,14 @@ def namespace():
 
 
 MOUNT = ["mount", "-t", "tmpfs", "-o", "size=1m", "none"]
-pytestmark = pytest.mark.skipif(
-    subprocess.run([*namespace(), *MOUNT, "/mnt"], capture_output=True, check=False).returncode
-    != 0,
-    reason="this system lets nobody mount a disk of their own",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        subprocess.run([*namespace(), *MOUNT, "/mnt"], capture_output=True, check=False).returncode
+        != 0,
+        reason="this system lets nobody mount a disk of their own",
+    ),
+    pytest.mark.long,
+]
 
 
 class Disk:

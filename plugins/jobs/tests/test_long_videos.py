@@ -15,6 +15,8 @@ from serving_jobs import asking, children_of_jobs, lines
 
 from mataserver_jobs.item_sources import open_source
 
+pytestmark = pytest.mark.long
+
 HOURS = 10
 SECONDS = HOURS * 3_600
 EVERY = 100

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from films import video
 from serving_jobs import SMALL, asking, lines, sent
+
+pytestmark = pytest.mark.long
 
 
 async def test_a_model_whose_loads_kill_its_worker(tmp_path):

@@ -21,6 +21,8 @@ from mataserver_jobs.returned_files import ReturnedFiles
 from mataserver_jobs.runner import LocalRunner
 from stand_in_cluster import StandInCluster
 
+pytestmark = pytest.mark.long
+
 SOON = 60.0
 
 

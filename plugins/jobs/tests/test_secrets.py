@@ -26,6 +26,8 @@ from mataserver_database import Database
 from mataserver_database.testing import new_database
 from mataserver_jobs import commands as of_jobs
 
+pytestmark = pytest.mark.long
+
 SERVER_KEY = "the-servers-own-key-of-this-test"
 PASSWORDS = ("Tr0ub4dor", "c0rrect-h0rse", "b4ttery-st4ple", "0f-the-c0mmand", "0f-the-r00t")
 FIRST, SECOND, THIRD, TYPED, ROOTS = PASSWORDS

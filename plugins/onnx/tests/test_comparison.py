@@ -10,6 +10,8 @@ import pytest
 from mataserver import Detection, DetectResult, EmbedResult
 from mataserver_onnx.export import comparison, families, photos, tracing, trial
 
+pytestmark = pytest.mark.long
+
 TASKS = {"rt_detr": "detect", "clip": "embed"}
 LOST, ADDED = list(comparison.LIMITS["detect"])[:2]
 

@@ -15,7 +15,7 @@ from mataserver_reconstruct.graph import Graph, Pair
 from mataserver_reconstruct.photos import Photo, readable, share_copies
 from mataserver_reconstruct.verdicts import judge
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 def photo(name, digest="", **fields):

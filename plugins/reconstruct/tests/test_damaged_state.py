@@ -11,7 +11,7 @@ import pytest
 from mataserver_reconstruct import database_check
 from mataserver_reconstruct.files import MANIFEST
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 PAGE = 4096
 
 

@@ -15,6 +15,8 @@ from mataserver_reconstruct.cloud import Cloud
 from mataserver_reconstruct.model import Model, View
 from mataserver_reconstruct.spec import Spec
 
+pytestmark = pytest.mark.long
+
 SIZE, FOCAL = (320, 240), 352.0
 MATRIX = np.array([[FOCAL, 0, 160.0], [0, FOCAL, 120.0], [0, 0, 1]])
 

@@ -10,7 +10,7 @@ import pytest
 
 from mataserver_reconstruct.stages import STAGES
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 RUN = """
 import json, os, resource, signal, sys

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from serving_reconstruct import asking, packed
 
+pytestmark = pytest.mark.long
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "reconstruct.py"
 
 

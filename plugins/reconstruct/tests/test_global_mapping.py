@@ -13,7 +13,7 @@ from test_reconstruct import errors
 
 from mataserver_reconstruct import global_mapping, graph, imc
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 APART = (0, 1, 5, 6, 8, 9, 10, 15)
 """Views of the orbit among which incremental mapping makes models of 5, 3 and 3 photographs."""

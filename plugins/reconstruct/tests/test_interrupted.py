@@ -11,7 +11,7 @@ from test_reconstruct import QUICK, quick
 from mataserver_reconstruct import imc, local_process, pipeline
 from mataserver_reconstruct.local import JobStopped, LocalJob
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 @pytest.mark.parametrize(

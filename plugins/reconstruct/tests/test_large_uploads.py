@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apart import Server
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 MEGABYTE = 1_000_000
 PHOTO = 10 * MEGABYTE

@@ -14,7 +14,7 @@ from serving_reconstruct import QUICK, asking, packed, session
 
 from mataserver_database.testing import new_database
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 BUSY = (503, {"detail": "The database does not answer now"})
 

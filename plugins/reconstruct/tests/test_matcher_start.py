@@ -12,6 +12,8 @@ from mataserver import Unavailable
 from mataserver_reconstruct.matcher_status import MatcherStatus
 from mataserver_reconstruct.settings import Settings
 
+pytestmark = pytest.mark.long
+
 
 async def test_no_process_is_started_before_the_server_listens():
     """Starting one stops everything else for as long as it takes."""

@@ -10,6 +10,8 @@ from serving_reconstruct import PLUGINS, QUICK, options, packed, session
 from mataserver.testing import installed, serving
 from stand_in_cluster import StandInCluster
 
+pytestmark = pytest.mark.long
+
 SOON = 120.0
 
 

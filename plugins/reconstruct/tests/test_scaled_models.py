@@ -11,6 +11,8 @@ import rendered
 from PIL import Image
 from places import place
 
+pytestmark = pytest.mark.long
+
 TEN = 10.0
 """Metres that a unit of the rendered scene is taken for."""
 

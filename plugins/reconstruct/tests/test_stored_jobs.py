@@ -14,7 +14,7 @@ from test_bad_uploads import picture
 from mataserver_database import Database
 from mataserver_jobs.table import JOBS
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.long]
 NAME = "כנסייה\u200f \ufeff\x85"
 """A name that uploads could have before those of the writing's direction were refused."""
 

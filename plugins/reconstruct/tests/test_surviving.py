@@ -11,7 +11,7 @@ import pytest
 from apart import STAGES, Server, standing_still, until_asked_to_end
 from serving_reconstruct import QUICK, packed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

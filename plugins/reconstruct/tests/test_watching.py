@@ -16,7 +16,7 @@ from test_history import entry
 from mataserver_database import Database
 from mataserver_reconstruct.history import History
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 START = "/api/v1/video/session/start"
 UPLOAD = "/api/v1/video/session/upload"

@@ -17,6 +17,8 @@ from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import PromptRequest, PropagateRequest
 from mataserver_sam.videos import Videos
 
+pytestmark = pytest.mark.long
+
 PROMPTS = {
     "nothing": [],
     "a text": [{"type": "text", "text": "red car"}],

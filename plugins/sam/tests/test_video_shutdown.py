@@ -20,6 +20,8 @@ from mataserver_sam.callers import Caller
 from mataserver_sam.video_requests import Step
 from mataserver_sam.video_socket import VideoSocket
 
+pytestmark = pytest.mark.long
+
 KEY = "test-key"
 LONG = 900
 BOX = {"type": "box", "box": [0.5, 0.5, 0.4, 0.4]}

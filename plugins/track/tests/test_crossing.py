@@ -9,6 +9,8 @@ import pytest
 
 from mataserver_track.options import TrackParams
 
+pytestmark = pytest.mark.long
+
 HEIGHT, WIDTH, RADIUS, FRAMES = 180, 320, 12, 200
 AREA = float(np.pi * RADIUS**2)
 

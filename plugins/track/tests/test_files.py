@@ -14,6 +14,8 @@ import pytest
 
 from mataserver import testing
 
+pytestmark = pytest.mark.long
+
 FRAMES, HIDDEN = 8, (3, 4)
 """The frames of the video, and those in which the object is not seen."""
 INFERS = "key-that-may-infer-alone"
