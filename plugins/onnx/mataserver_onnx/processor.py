@@ -27,6 +27,8 @@ _GLPN_PIXELS = 4 * 480 * 640
 """To how many pixels a larger image is reduced for GLPN, as by the plugin hf."""
 _MOST_SQUARES = 16
 """How often the stated size may fit into an image whose shape is kept; nothing else limits it."""
+_MAX_SIDE = 8192
+"""The longest side that an image is scaled or cut to, as of an ONNX file's own input."""
 _SPECIAL = frozenset[str]().union(*(each.extra for each in PROCESSORS.values())) - {"do_normalize"}
 """Settings that some processors alone have. Configurations keep those of a former processor."""
 
@@ -207,16 +209,31 @@ class _ProcessorSettings:
 
 
 def _sides(given: Any, usual: Mapping[str, int], longest: int | None = None) -> dict[str, int]:
-    """Return a size as a dict; a bare number has the meaning of the type's default size."""
+    """Return a size as a dict; a bare number has the meaning of the type's default size.
+
+    Raises ``MataError`` for a side that no image has.
+    """
     if given is None:
         return {}
-    if isinstance(given, int):
-        if "shortest_edge" not in usual:
-            return square(given)
-        if "longest_edge" in usual:
-            return shortest(given) | {"longest_edge": int(longest or usual["longest_edge"])}
-        return shortest(given)
-    return {name: int(side) for name, side in dict(given).items() if side}
+    if not isinstance(given, int):
+        return _checked({name: int(side) for name, side in dict(given).items() if side})
+    if "shortest_edge" not in usual:
+        return _checked(square(given))
+    if "longest_edge" in usual:
+        return _checked(shortest(given) | {"longest_edge": int(longest or usual["longest_edge"])})
+    return _checked(shortest(given))
+
+
+def _checked(sides: dict[str, int]) -> dict[str, int]:
+    """Return the sides: an image of theirs is allocated in the worker, whatever a file asks for."""
+    for name, side in sides.items():
+        # The longer edge is a bound alone, that some checkpoints set beyond every image.
+        if side < 1 or (side > _MAX_SIDE and name != "longest_edge"):
+            raise MataError(
+                f"the model's image processor makes images of {name} {side}; "
+                f"1 to {_MAX_SIDE} pixels are possible"
+            )
+    return sides
 
 
 def _resize_shorter(size: Size, edge: int) -> Size:

@@ -100,6 +100,27 @@ def test_equals_transformers(name, settings, images, tmp_path):
         ({"image_processor_type": "ViTImageProcessor", "size": "large"}, "cannot be used"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": 9}}, "cannot be used"),
         ({"image_processor_type": "ViTImageProcessor", "image_std": [0, "a"]}, "cannot be used"),
+        (
+            {"image_processor_type": "ViTImageProcessor", "size": 100_000},
+            "height 100000; 1 to 8192",
+        ),
+        ({"image_processor_type": "ViTImageProcessor", "size": 8193}, "height 8193; 1 to 8192"),
+        ({"image_processor_type": "ViTImageProcessor", "size": -1}, "height -1; 1 to 8192"),
+        (
+            {"image_processor_type": "DetrImageProcessor", "size": {"shortest_edge": 9_000}},
+            "shortest_edge 9000; 1 to 8192",
+        ),
+        (
+            {
+                "image_processor_type": "ConvNextFeatureExtractor",
+                "size": {"height": 224, "width": 2**40},
+            },
+            "width 1099511627776; 1 to 8192",
+        ),
+        (
+            {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 1, "width": -7}},
+            "width -7; 1 to 8192",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused(settings, said):
@@ -115,6 +136,15 @@ def test_an_image_whose_shape_is_kept_is_not_of_any_length():
     with pytest.raises(BadRequest, match="1000x56 pixels is too small or too narrow"):
         prepare(np.zeros((56, 1000, 3), np.uint8))
     assert prepare(np.zeros((56, 890, 3), np.uint8))[0].shape == (3, 56, 896)
+
+
+def test_the_largest_sides_are_taken():
+    """8192 pixels are an image yet, and the longer edge is a bound that may lie beyond it."""
+    made = processor.read({"image_processor_type": "ViTImageProcessor", "size": 8192})
+    assert made.fixed_size == (8192, 8192)
+    size = {"shortest_edge": 8, "longest_edge": 1_000_000}
+    made = processor.read({"image_processor_type": "DetrImageProcessor", "size": size})
+    assert made.prepare(np.zeros((16, 32, 3), np.uint8))[0].shape == (3, 8, 16)
 
 
 def test_a_network_of_one_size_gets_it():
