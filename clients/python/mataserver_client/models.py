@@ -47,9 +47,16 @@ class ModelRequests(Requests):
         """Load a model into memory. Raises ``NotFound`` or ``OutOfMemory``."""
         return await self._change("warmup", {"model": model}, patient=True)
 
-    async def unload(self, model: str) -> ModelStatus:
-        """Take a model out of memory; its status is "unloaded" or "not_loaded"."""
-        return await self._change("unload", {"model": model}, patient=False)
+    async def unload(self, model: str, *, if_loading: bool = False) -> ModelStatus:
+        """Take a model out of memory, or cancel its load.
+
+        Its status is "unloaded" or "not_loaded". With ``if_loading`` only a load is cancelled: a
+        model that is loaded by then, perhaps for others, stays.
+        """
+        body: dict[str, Any] = {"model": model}
+        if if_loading:  # an older server does not know it
+            body["if_loading"] = True
+        return await self._change("unload", body, patient=False)
 
     async def pin(self, model: str) -> ModelStatus:
         """Keep a model from being pushed out of memory, until ``unpin`` or the server's end."""
@@ -71,7 +78,7 @@ class ModelRequests(Requests):
         answer = await self._transport.request("DELETE", f"/v1/models/{quote(model, safe='/')}")
         return answer.decode(ModelStatus)
 
-    async def _change(self, verb: str, body: dict[str, str], *, patient: bool) -> ModelStatus:
+    async def _change(self, verb: str, body: dict[str, Any], *, patient: bool) -> ModelStatus:
         answer = await self._transport.request(
             "POST",
             f"/v1/models/{verb}",

@@ -91,9 +91,9 @@ class Client(JobCalls):
         """See ``AsyncClient.warmup``."""
         return self._call(self._client.warmup(model))
 
-    def unload(self, model: str) -> ModelStatus:
+    def unload(self, model: str, *, if_loading: bool = False) -> ModelStatus:
         """See ``AsyncClient.unload``."""
-        return self._call(self._client.unload(model))
+        return self._call(self._client.unload(model, if_loading=if_loading))
 
     def pin(self, model: str) -> ModelStatus:
         """See ``AsyncClient.pin``."""

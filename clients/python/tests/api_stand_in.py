@@ -187,7 +187,7 @@ class StandIn:
             return _answer(request, {"status": "pulled", "model": body["model"]}, status=202)
         status = {
             "warmup": "ready",
-            "unload": "not_loaded",
+            "unload": "ready" if body.get("if_loading") else "not_loaded",
             "pin": "pinned",
             "unpin": "unpinned",
         }[verb]

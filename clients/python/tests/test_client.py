@@ -65,6 +65,7 @@ async def test_models_are_listed_shown_and_moved(client):
     assert (await client.pull("acme/new", "detect")).status == "pulled"
     assert (await client.warmup(BOXES)).status == "ready"
     assert (await client.unload(BOXES)).status == "not_loaded"
+    assert (await client.unload(BOXES, if_loading=True)).status == "ready"
     assert (await client.params(BOXES))["type"] == "object"
     assert (await client.pin(BOXES)).status == "pinned"
     assert (await client.unpin(BOXES)).status == "unpinned"

@@ -28,6 +28,7 @@ def test_the_plain_client_does_what_the_other_does(tmp_path):
         assert client.pull("acme/new", "depth").model == "acme/new"
         assert client.warmup(BOXES).status == "ready"
         assert client.unload(BOXES).status == "not_loaded"
+        assert client.unload(BOXES, if_loading=True).status == "ready"
         assert client.plugins() == [{"name": "fake", "status": "ok"}]
         for infer in (client.infer, client.upload, client.infer_raw):
             assert infer(BOXES, path, confidence=0.5).detections[0].label == "patch"
