@@ -70,7 +70,7 @@ def reconstruct(
         settings = read_configuration(config_file).plugin("reconstruct", Settings).matchers
     matchers.check(spec.matcher, settings)
     output = output.expanduser().resolve()
-    with _collected(places) as source:
+    with _signals_as_exit(), _collected(places) as source:
         figures = _run(source, output, spec, settings)
     _print_result(figures, output)
 
@@ -116,8 +116,7 @@ def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
-            with _signals_as_exit():
-                return _wait_for(process, request)
+            return _wait_for(process, request)
         except (KeyboardInterrupt, SystemExit):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -132,10 +131,13 @@ def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str
 def _signals_as_exit() -> Iterator[None]:
     """Make signals that would kill this process raise ``SystemExit``, with a shell's status.
 
-    Ignored signals, as with nohup, stay ignored.
+    Ignored signals, as with nohup, stay ignored. After the first one the others are ignored, too:
+    ``timeout`` sends two, and the second one must not cut the clean-up short.
     """
 
     def exit_for_signal(number: int, _frame: object) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in _ENDING}

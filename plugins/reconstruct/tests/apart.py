@@ -141,6 +141,19 @@ def until_asked_to_end(child, seconds=60.0):
         time.sleep(0.005)
 
 
+def stand_still(child):
+    """Stop a process and wait until all its threads have: one that runs takes signals yet."""
+    child.suspend()
+    end = time.monotonic() + 60.0
+    while any(
+        path.read_text().rpartition(")")[2].split()[0] != "T"
+        for path in Path(f"/proc/{child.pid}/task").glob("*/stat")
+    ):
+        if time.monotonic() > end:
+            raise TimeoutError("it does not stand still")
+        time.sleep(0.005)
+
+
 def _pending(pid):
     """Return the signals that wait for a process, as bits (proc(5))."""
     text = Path(f"/proc/{pid}/status").read_text()

@@ -12,6 +12,7 @@ import time
 
 import psutil
 import pytest
+from apart import stand_still, until_asked_to_end
 from PIL import Image
 
 pytestmark = pytest.mark.timeout(600)
@@ -128,6 +129,32 @@ def test_a_signal_leaves_no_process(number, everybody, status, orbit, tmp_path):
         said = process.stderr.read()  # until its process has ended, too
     assert "Traceback" not in said
     assert ("the same command goes on with it" in said) == (number != signal.SIGKILL)
+    until_gone(process.pid)
+
+
+def test_a_second_signal_cuts_nothing_short(orbit, tmp_path):
+    """As of ``timeout``, which signals a process and its group: the first one's end is awaited."""
+    process = subprocess.Popen(
+        [*COMMAND, str(orbit[0]), "-o", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        for line in process.stderr:
+            if "features of" in line:
+                break
+        (child,) = psutil.Process(process.pid).children()
+        stand_still(child)
+        process.terminate()
+        until_asked_to_end(child)
+        process.terminate()
+        process.send_signal(signal.SIGHUP)
+        child.resume()
+        assert process.wait(timeout=120) == 143
+        said = process.stderr.read()
+    assert "the same command goes on with it" in said
     until_gone(process.pid)
 
 
