@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mataserver import BadRequest, MataError
 from mataserver_onnx.graph import printable
 from mataserver_onnx.preparation import Geometry, Preparation, fixed_size, stretched, table
@@ -17,6 +19,7 @@ from mataserver_onnx.processor_types import PROCESSORS, shortest, square
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mataserver_onnx.preparation import Tensor
     from mataserver_onnx.processor_types import ProcessorType
 
     Size = tuple[int, int]
@@ -29,6 +32,8 @@ _MOST_SQUARES = 16
 """How often the stated size may fit into an image whose shape is kept; nothing else limits it."""
 _MAX_SIDE = 8192
 """The longest side that an image is scaled or cut to, as of an ONNX file's own input."""
+_PROBE_SIDE = 1024
+"""The side of the image that shows how large others become."""
 _SPECIAL = frozenset[str]().union(*(each.extra for each in PROCESSORS.values())) - {"do_normalize"}
 """Settings that some processors alone have. Configurations keep those of a former processor."""
 
@@ -85,6 +90,9 @@ class _ProcessorSettings:
     def preparation(self, stretch: Size | None) -> Preparation:
         """Build the preparation."""
         plan = self._plan()
+        # A share or a multiple makes more of the sizes that are stated, or nothing.
+        rows, columns = plan(_PROBE_SIDE, _PROBE_SIDE).resize
+        _checked({"height": rows, "width": columns})
         fixed = fixed_size(plan)
         if stretch is not None and fixed is not None and fixed != stretch:
             raise MataError(
@@ -94,27 +102,36 @@ class _ProcessorSettings:
         if stretch is not None and fixed is None:
             plan = stretched(stretch)
         resample = self._settings.get("resample")
-        flip, table = bool(self._settings.get("do_flip_channel_order")), self._table()
+        flip, values = bool(self._settings.get("do_flip_channel_order")), self._table()
         return Preparation(
             plan,
-            table[::-1] if flip else table,  # each colour keeps its own mean and deviation
+            values[::-1] if flip else values,  # each colour keeps its own mean and deviation
             resample=self._kind.resample if resample is None else int(resample),
             flip=flip,
         )
 
-    def _table(self) -> Any:
+    def _table(self) -> Tensor:
+        """Return the values of bytes. Raises ``ValueError`` where some are no numbers."""
         given = self._settings
-        mean = given.get("image_mean") or self._kind.mean
-        std = given.get("image_std") or self._kind.std
+        mean, std = self._or_usual("image_mean"), self._or_usual("image_std")
         steps = [(mean, std)] if given.get("do_normalize", True) else []
         if given.get("include_top"):
             steps.append((0.0, std))
         rescale = given.get("rescale_factor")
-        factor = 1 / 255 if rescale is None else float(rescale)
+        factor: float | None = 1 / 255 if rescale is None else float(rescale)
         offset = -1.0 if given.get("rescale_offset") else 0.0
         if not given.get("do_rescale", True):
-            return table(None, steps)
-        return table(factor, steps, offset)
+            factor, offset = None, 0.0
+        with np.errstate(all="ignore"):
+            values = table(factor, steps, offset)
+        if not np.isfinite(values).all():
+            raise ValueError("a deviation of 0, or a number without end")
+        return values
+
+    def _or_usual(self, name: str) -> Any:
+        """Return a setting of colours, or the type's; 0 is a setting."""
+        given = self._settings.get(name)
+        return getattr(self._kind, name.removeprefix("image_")) if given is None else given
 
     def _plan(self) -> Plan:
         if not self._settings.get("do_resize", True):
@@ -134,8 +151,8 @@ class _ProcessorSettings:
         return self._cropped(resized)
 
     def _cropped(self, resized: Callable[[int, int], Size]) -> Plan:
-        wanted = self._settings.get("do_center_crop")
-        crops = self._kind.crop is not None if wanted is None else bool(wanted)
+        # A null is no: transformers keeps it over the type's default.
+        crops = bool(self._settings.get("do_center_crop", self._kind.crop is not None))
         crop = (self._crop["height"], self._crop["width"]) if crops else None
         return lambda height, width: Geometry(resized(height, width), crop)
 

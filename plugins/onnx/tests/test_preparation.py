@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -58,6 +59,9 @@ CASES = [
         )
     ),
     ("ViTImageProcessor", {"do_flip_channel_order": True, "rescale_offset": True}),
+    # No setting, and a setting of nothing.
+    ("CLIPImageProcessor", {"do_center_crop": None, "size": 40}),
+    ("PvtImageProcessor", {"image_mean": 0.0}),
 ]
 
 
@@ -121,6 +125,17 @@ def test_equals_transformers(name, settings, images, tmp_path):
             {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 1, "width": -7}},
             "width -7; 1 to 8192",
         ),
+        # What makes more, or nothing, of a size that is none of a picture's.
+        ({"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 1e-4}, "2240000; 1 to"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 224, "crop_pct": -1}, "-224;"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 0}, "be used"),
+        ({"image_processor_type": "DPTImageProcessor", "ensure_multiple_of": 4000}, "height 0;"),
+        ({"image_processor_type": "GLPNImageProcessor", "size_divisor": -99_999}, "99999; 1 to"),
+        # Colours that are no numbers.
+        ({"image_processor_type": "ViTImageProcessor", "image_std": 0}, "cannot be used"),
+        ({"image_processor_type": "ViTImageProcessor", "image_std": [1, 1, 0.0]}, "cannot be used"),
+        ({"image_processor_type": "ViTImageProcessor", "image_mean": math.inf}, "cannot be used"),
+        ({"image_processor_type": "ViTImageProcessor", "rescale_factor": math.nan}, "be used"),
     ],
 )
 def test_what_is_not_known_is_refused(settings, said):
