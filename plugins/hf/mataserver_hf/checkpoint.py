@@ -137,11 +137,11 @@ class Checkpoint:
         """Open the image processor.
 
         Always the Pillow implementation, so that results do not depend on whether torchvision is
-        installed.
+        installed. Raises ``MataError`` for one that cannot be read, or makes too large images.
         """
         with self._reading("image processor configuration"):
             processor = _processors.from_pretrained(self._path, backend="pil", **_LOCAL)
-        self._preprocessor = Preprocessor(processor, self.max_pixels)
+            self._preprocessor = Preprocessor(processor, self.max_pixels)
         return self._preprocessor
 
     def uncropped_preprocessor(self) -> Preprocessor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
 from mataserver import MataError
 from mataserver_hf.checkpoint import Checkpoint
 from mataserver_hf.preprocessor import Preprocessor
+from mataserver_hf.size_limits import check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +83,8 @@ class EmbedCheckpoint(Checkpoint):
     def _dinov3_preprocessor(self) -> Preprocessor:
         with self._reading("image processor configuration"):
             settings = self.image_settings()
-            if not settings["do_resize"] or settings.get("do_center_crop"):
+            done = (settings.get(name, True) for name in ("do_rescale", "do_normalize"))
+            if not settings["do_resize"] or settings.get("do_center_crop") or not all(done):
                 raise MataError(f"{self.name} prepares images in an unknown way")
+            check_sizes(SimpleNamespace(size=settings["size"]))
             return Preprocessor(Dinov3Processor(settings))

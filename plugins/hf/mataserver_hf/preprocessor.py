@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from mataserver import BadRequest, MataError
+from mataserver_hf.size_limits import check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,14 @@ PROBE_SIZES = ((300, 400), (400, 300))
 _LONGEST = 8
 """How many times the pixels of a usual image any image may be enlarged to."""
 
-_UNPREPARED = (ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+_UNPREPARED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _LEVIT_SHARE = 224 / 256
 _CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
 
@@ -51,7 +59,11 @@ class Preprocessor:
     """An image processor of transformers."""
 
     def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
-        """Keep ``processor``, and to how many pixels an image may be enlarged."""
+        """Keep ``processor``, and to how many pixels an image may be enlarged.
+
+        Raises ``MataError`` for a processor that makes images of sides that are too long.
+        """
+        check_sizes(getattr(processor, "wrapped", processor))
         self.processor = processor
         self._max_pixels = max_pixels
         self._sides = lru_cache(CACHED_SIZES)(self._prepared_size)

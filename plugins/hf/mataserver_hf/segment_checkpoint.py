@@ -107,7 +107,7 @@ class SegmentCheckpoint(Checkpoint):
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        return Preprocessor(TensorsOnly(processor), self.max_pixels)
+            return Preprocessor(TensorsOnly(processor), self.max_pixels)
 
     def _oneformer_reader(self, config: Any) -> QueryReader:
         tokens = self.tokenizer()(

@@ -119,7 +119,16 @@ def test_overflow_is_an_error(checkpoint, context, picture):
         vector(broken, picture(40, 40))
 
 
-@pytest.mark.parametrize("change", [{"do_center_crop": True}, {"do_resize": False}, {"size": {}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_center_crop": True},
+        {"do_resize": False},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"size": {}},
+    ],
+)
 def test_unknown_preparation_of_dinov3(change, checkpoint, context, tmp_path):
     """Settings of DINOv3's image processor that are not known here are refused, not ignored."""
     path = tmp_path / "dinov3"

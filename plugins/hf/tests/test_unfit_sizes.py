@@ -188,3 +188,46 @@ def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
     with pytest.raises(MataError, match=told):
         load_from("glpn", with_processor("glpn", size_divisor=16))
     load_from("glpn", with_processor("glpn", size_divisor=64))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("vit", {"size": {"height": 10**6, "width": 10**6}}, "size height 1000000"),
+        ("resnet", {"size": {"shortest_edge": 9000}}, "size shortest_edge 10285.71429"),
+        ("resnet", {"size": {"shortest_edge": 64}, "crop_pct": 1e-4}, "size shortest_edge 640000"),
+        ("clip", {"crop_size": {"height": 10**6, "width": 32}}, "crop_size height 1000000"),
+        ("detr", {"pad_size": {"height": 64, "width": 8193}}, "pad_size width 8193"),
+        ("siglip2", {"max_num_patches": 10**10}, "max_num_patches 800000"),
+        ("oneformer", {"size": {"height": 64, "width": 10**6}}, "size width 1000000"),
+        ("eomt", {"size": {"shortest_edge": 10**6}}, "size shortest_edge 1000000"),
+        ("qwen2_vl", {"min_pixels": 10**12, "max_pixels": 10**13}, "size shortest_edge 1000000"),
+        ("idefics3", {"size": {"longest_edge": 10**6}}, "size longest_edge 1000000"),
+        ("llava_next", {"image_grid_pinpoints": [[10**6, 32]]}, "image_grid_pinpoints 1000000"),
+        ("got_ocr2", {"size": {"height": 10**6, "width": 10**6}}, "size height 1000000"),
+    ],
+)
+def test_images_without_end_are_refused(name, settings, told, with_processor, load_from):
+    """An image of a model's own settings is allocated whole: no side of it may be too long."""
+    with pytest.raises(MataError, match=f"makes images of {told}; at most 8192 pixels are"):
+        load_from(name, with_processor(name, **settings))
+
+
+def test_a_longer_edge_is_a_bound_alone(with_processor, load_from, picture):
+    """Some checkpoints set it beyond every image."""
+    size = {"shortest_edge": 64, "longest_edge": 10**6}
+    backend, model = load_from("detr", with_processor("detr", size=size))
+    assert len(model.predict([picture(90, 150)], [backend.params()])) == 1
+
+
+def test_a_divisor_of_nothing_is_the_model_s_fault(with_processor, load_from):
+    """A division by zero is told as other settings that do not fit."""
+    with pytest.raises(MataError, match="prepares no image: ZeroDivisionError"):
+        load_from("glpn", with_processor("glpn", size_divisor=0))
+
+
+def test_a_dinov3_is_held_to_the_limit(with_processor, session_context):
+    """Its images are prepared here, and not by transformers."""
+    path = with_processor("dinov3_vit", size={"height": 9000, "width": 9000})
+    with pytest.raises(MataError, match="size height 9000; at most 8192"):
+        embed.load(ModelSpec("tiny/dinov3", "embed", "hf", path), session_context)
