@@ -9,12 +9,12 @@ from test_fleet import adding, fleet, part, pushed
 
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 MODEL = "fleet?part=models&model=shelf"
-# The page stays as it is: what it asks about the model waits until `go` is called.
+# The page stays as it is: what it asks about models waits until `go` is called.
 HOLD = """(() => { const real = window.fetch; let gone;
   const held = new Promise((done) => { gone = done; });
   window.go = () => { window.fetch = real; gone(); return true; };
   window.fetch = (path, options) => (options?.method ?? "GET") === "GET"
-    && String(path).endsWith("api/models/shelf")
+    && /api\\/models(\\/shelf)?($|\\?)/.test(String(path))
     ? held.then(() => real(path, options)) : real(path, options); return true; })()"""
 STALE = "Somebody else changed it meanwhile"
 
@@ -105,6 +105,31 @@ async def test_an_old_page_changes_nothing(tmp_path):
         await shows(person, "[data-place=gpu-1]", "serves 2, wanted 2")
         await sure(person, "Remove", "tr[data-version='1']")
         await person.until("""!document.querySelector("tr[data-version='1']")""")
+
+
+async def test_an_old_list_changes_nothing(tmp_path):
+    """The list of models too: what another has loaded since is not unloaded, loaded or removed."""
+    on, off = "tr[data-model=shelf]", "tr[data-model=spare]"
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await prepared(server, triton)
+        await pushed(server, "spare")
+        await part(person, "models")
+        await shows(person, on, "Unload")
+        await shows(person, off, "Remove")
+        assert await person.evaluate(HOLD)
+        await asked(server, "POST", "/api/models/shelf/load", json={"versions": ["1"]})
+        await asked(server, "PATCH", "/api/models/spare", json={"description": "Kept"})
+        await sure(person, "Unload", on)
+        await shows(person, f"{on} [role=alert]", STALE)
+        await person.click("Load", off)
+        await shows(person, f"{off} [role=alert]", STALE)
+        await sure(person, "Remove", off)
+        await person.until(f"!document.querySelector({off!r} + ' button:disabled')")
+        assert triton.models["shelf"]["versions"] == ["1"]
+        assert await person.evaluate("go()")
+        await shows(person, off, "Kept")
+        await sure(person, "Remove", off)
+        await person.until(f"!document.querySelector({off!r})")
 
 
 async def test_versions_are_chosen_of_what_was_shown(tmp_path):

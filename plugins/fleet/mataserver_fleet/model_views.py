@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver_database import Cursors
 from mataserver_fleet.counts import CountTotal, ModelCounts
 from mataserver_fleet.models import Models
-from mataserver_fleet.pages import date
+from mataserver_fleet.pages import date, tag
 from mataserver_fleet.placements import Placements
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class ModelView(Struct, kw_only=True):
     """A model. ``reason`` is why it is not ready everywhere that it is wanted.
 
     ``everywhere`` are the versions that are wanted at all Tritons that there are and will be.
+    ``tag`` is the model's ``ETag``: a list has it too, to change what was shown and nothing newer.
     """
 
     id: int
@@ -106,6 +107,7 @@ class ModelView(Struct, kw_only=True):
     tritons: list[PlacementView]
     everywhere: list[str]
     create_at: str | None
+    tag: str
 
 
 class ChangedModel(ModelView, kw_only=True):
@@ -175,6 +177,7 @@ class ModelViews:
             "tritons": [view for view in tritons if view in wanted or view.state != "unloaded"],
             "everywhere": _numbers(row["everywhere_versions"]) if row["everywhere"] else [],
             "create_at": date(row["created_at"]),
+            "tag": tag(row["revision"]),
         }
 
     def _placement(self, row: sa.RowMapping) -> PlacementView:

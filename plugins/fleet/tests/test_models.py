@@ -48,10 +48,11 @@ async def test_models(client):
         assert (status, one) == (200, {**made, "config": {}})
     status, listed = await client.ask("GET", "/api/models")
     assert (status, listed["total"], listed["models"][0]["name"]) == (200, 1, "shelf")
-    first = {"If-Match": client.headers.get("ETag", '"1"')}
+    first = {"If-Match": listed["models"][0]["tag"]}
     words = {"description": "Reads shelves"}
     status, changed = await client.ask("PATCH", "/api/models/shelf", json=words, headers=first)
     assert (status, changed["status"], changed["description"]) == (200, "ok", "Reads shelves")
+    assert changed["tag"] == client.headers["ETag"] != first["If-Match"]
     assert (await client.ask("PATCH", "/api/models/shelf", json=words, headers=first))[0] == 412
     assert await client.ask("DELETE", "/api/models/shelf") == OK
     assert (await client.ask("GET", "/api/models/shelf"))[0] == 404

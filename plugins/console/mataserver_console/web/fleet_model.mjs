@@ -124,8 +124,7 @@ const FORMS = { version: NewVersion, load: NewLoad, words: Describe };
 
 export function Model({ name }) {
   const path = own({ name });
-  const { data, tag, error } = useSource(path, EVERY);
-  const model = data && { ...data, tag };  // each change is meant for what is shown
+  const { data: model, error } = useSource(path, EVERY);
   const [making, setMaking] = useState("");
   const Making = FORMS[making];
   return html`<p><a href=${address("fleet", { part: "models" })}>All models</a></p>

@@ -3,6 +3,7 @@ import { ask, may } from "./api.mjs";
 import { Button, State, Sure, Trouble } from "./controls.mjs";
 import { named } from "./direction.mjs";
 import { MODELS } from "./fleet_apps.mjs";
+import { ifStill } from "./fleet_edit.mjs";
 import { since, STATES, TRITONS, useAct, whyNot } from "./fleet_overview.mjs";
 import { Form } from "./form.mjs";
 import { count } from "./format.mjs";
@@ -29,6 +30,7 @@ function Model({ model }) {
   const [act, busy, error] = useAct(MODELS, TRITONS);
   const path = `api/models/${model.id}`;
   const wanted = model.tritons.length > 0;
+  const headers = ifStill(model.tag);
   return html`<tr data-model=${model.name}><td><a class="strong" href=${address("fleet", { part: "models", model: model.name })}>${model.name}</a> <span class="quiet">${model.description}</span>${error ? html`<div class="err" role="alert">${error.message}</div>` : whyNot(model).map((why) => html`<div class="err" key=${why}>${why}</div>`)}
       <div class="narrow help">${[model.latest_version && newest(model), count(Number(model.inference_count), "inference"), model.last_inference && since(model.last_inference)].filter(Boolean).join(", ")}</div></td>
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
@@ -36,9 +38,9 @@ function Model({ model }) {
     <td class=${wanted ? "below" : "wide"}>${wanted ? html`<${Placements} all=${model.tritons}/>` : "–"}</td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft extra">${since(model.last_inference)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted
-      ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
-      : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, { json: {} })}>Load<//>
-        <${Sure} small bare disabled=${busy} text="Remove" effect="Its files go too." action=${() => act(path, { method: "DELETE" })}/>`)}</div></td></tr>`;
+      ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {}, headers })}/>`
+      : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, { json: {}, headers })}>Load<//>
+        <${Sure} small bare disabled=${busy} text="Remove" effect="Its files go too." action=${() => act(path, { method: "DELETE", headers })}/>`)}</div></td></tr>`;
 }
 
 export function Models() {

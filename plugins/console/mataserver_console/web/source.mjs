@@ -57,24 +57,22 @@ export function useLoaded(/** @type {string} */ key, load) {
   return made[key] ?? {};
 }
 
-/** What `path` answers, with its tag; behind a `#` is the name of a list, all pages of which are read. */
+/** What `path` answers; behind a `#` is the name of a list, all pages of which are read. */
 async function read(path, options) {
+  if (path === "metrics") return (await send(path, options)).text();
   const [start, list] = path.split("#");
-  const answer = await send(start, options);
-  const tag = answer.headers.get("ETag") ?? "";
-  if (path === "metrics") return { data: await answer.text(), tag };
-  const whole = answer.status === 204 ? null : await answer.json();
+  const whole = await ask(start, options);
   while (list && whole.next_cursor) {
     const { [list]: more, next_cursor: next } = await ask(`${start}&cursor=${encodeURIComponent(whole.next_cursor)}`, options);
     Object.assign(whole, { [list]: [...whole[list], ...more], next_cursor: next });
   }
-  return { data: whole, tag };
+  return whole;
 }
 
 class Source {
   constructor(path) {
     this.path = path;
-    this.cell = cell({ data: null, tag: "", error: /** @type {any} */ (null), at: 0 });
+    this.cell = cell({ data: null, error: /** @type {any} */ (null), at: 0 });
     this.wishes = new Set();
     this.timer = 0;  // 0: nothing is planned
     this.asked = this.told = 0;  // the number of the last request, and of the one whose answer is shown
@@ -91,7 +89,7 @@ class Source {
     const done = at || before ? () => {} : wait();
     const options = { again: false, signal: AbortSignal.timeout(LATE) };
     try {
-      this.take(turn, { ...await read(this.path, options), error: null, at: Date.now() });
+      this.take(turn, { data: await read(this.path, options), error: null, at: Date.now() });
     } catch (error) {
       // Who signs in asks everything again: until then what is known stays.
       if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.take(turn, { ...this.cell.get(), error });
@@ -118,7 +116,7 @@ class Source {
   forget() {
     this.told = this.asked += 1;
     this.refused = 0;
-    this.cell.set({ data: null, tag: "", error: null, at: 0 });
+    this.cell.set({ data: null, error: null, at: 0 });
   }
 
   /** Ask again when it is time; not while the server is away, or nobody looks: the end of that asks. */
