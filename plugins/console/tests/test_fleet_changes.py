@@ -16,6 +16,8 @@ HOLD = """(() => { const real = window.fetch; let gone;
   window.fetch = (path, options) => (options?.method ?? "GET") === "GET"
     && /api\\/models(\\/shelf)?($|\\?)/.test(String(path))
     ? held.then(() => real(path, options)) : real(path, options); return true; })()"""
+LOOKS = """performance.getEntriesByType("resource")
+  .filter((each) => each.name.endsWith("api/models/shelf")).length"""
 STALE = "Somebody else changed it meanwhile"
 
 
@@ -68,6 +70,11 @@ async def test_a_models_versions(tmp_path):
         await person.click("Load versions")
         await person.until("document.querySelectorAll('dialog input[type=checkbox]').length === 2")
         await person.evaluate("document.querySelector('dialog input:not(:checked)').click()")
+        seen = await person.evaluate(LOOKS)
+        await person.until(f"{LOOKS} > {seen + 1}")  # what is ticked stays as the page looks again
+        assert (
+            await person.evaluate("document.querySelectorAll('dialog input:checked').length") == 2
+        )
         await person.click("Load", "dialog form")
         await shows(person, "[data-place=gpu-1]", "serves 1, 2, wanted 1, 2")
         assert await person.faults() == []
@@ -196,6 +203,8 @@ async def test_limits_and_settings(tmp_path):
         await person.fill("dialog input[name=host]", "no host")
         await person.click("Save", "dialog form")
         await person.until("document.querySelector('dialog .note.bad')?.innerText")
+        host = await person.evaluate("document.querySelector('dialog input[name=host]').value")
+        assert host == "no host"
         await person.fill("dialog input[name=host]", "shop.example.com")
         await person.fill("dialog input[name=retries]", "2")
         await person.click("Save", "dialog form")

@@ -25,7 +25,7 @@ function NewKey({ close }) {
   if (made) return html`<${ShownOnce} name=${made.name} secret=${made.key} close=${close}/>`;
   return html`<${Dialog} title="New key" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
     <label class="stack-4"><span class="label">Name</span><input class="field" name="name" required placeholder="door camera"/></label>
-    <fieldset class="stack-4"><legend class="label">May</legend><div class="checks">${SCOPES.filter(may).map((scope) => html`<label class="row" key=${scope}><input type="checkbox" name="scope" value=${scope} checked=${scope === "infer"}/>${scope}</label>`)}</div></fieldset>
+    <fieldset class="stack-4"><legend class="label">May</legend><div class="checks">${SCOPES.filter(may).map((scope) => html`<label class="row" key=${scope}><input type="checkbox" name="scope" value=${scope} defaultChecked=${scope === "infer"}/>${scope}</label>`)}</div></fieldset>
     <label class="stack-4"><span class="label">Ends after days</span><input class="field" name="days" type="number" min="1" placeholder="never"/></label>
     ${may("admin") && html`<label class="row"><input type="checkbox" name="standalone"/>Nobody's own: it outlives whoever makes it</label>`}
     <div><${Button} primary type="submit" disabled=${busy}>Make the key<//></div></form><//>`;

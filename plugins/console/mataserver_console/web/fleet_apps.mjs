@@ -36,9 +36,9 @@ function NewLink({ app, close, shown }) {
 
 const Settings = ({ app, close }) => html`<${Change} path=${`api/apps/${app.id}`} title=${`Settings of ${named(app.name)}`} text="Save" close=${close} lists=${[APPS]}
   change=${(given) => ({ ...(given.has("host") ? { host: given.get("host").trim() || null } : {}), retries: Number(given.get("retries")), resend: given.get("resend") !== null })}
-  fields=${(known) => html`${may("fleet:write") && html`<label class="stack-4"><span class="label">Public host</span><input class="field" name="host" value=${known.host ?? ""} placeholder="none: it is asked below /gateway/"/></label>`}
-    <label class="stack-4"><span class="label">How often a request is tried anew</span><input class="field" name="retries" type="number" min="0" max="100" required value=${known.retries}/></label>
-    <label class="row"><input type="checkbox" name="resend" checked=${known.resend}/>Asking twice changes nothing: a request may be sent anew</label>`}/>`;
+  fields=${(known) => html`${may("fleet:write") && html`<label class="stack-4"><span class="label">Public host</span><input class="field" name="host" defaultValue=${known.host ?? ""} placeholder="none: it is asked below /gateway/"/></label>`}
+    <label class="stack-4"><span class="label">How often a request is tried anew</span><input class="field" name="retries" type="number" min="0" max="100" required defaultValue=${known.retries}/></label>
+    <label class="row"><input type="checkbox" name="resend" defaultChecked=${known.resend}/>Asking twice changes nothing: a request may be sent anew</label>`}/>`;
 
 const said = (app) => `${app.retries ? `Tried anew up to ${count(app.retries, "time")}` : "Not tried anew"}${app.resend ? ", also what a server has received" : ""}`;
 

@@ -13,10 +13,10 @@ export const CONSUMERS = "api/consumers?limit=1000";
 /** The limits that a form names. */
 export const limits = (given) => Object.fromEntries(["rate", "quota"].filter((name) => given.get(name)).map((name) => [name, Number(given.get(name))]));
 
-export const Limits = ({ of = { rate: null, quota: null } }) => html`<label class="stack-4"><span class="label">Requests a minute</span><input class="field" name="rate" type="number" min="1" value=${of.rate ?? ""} placeholder="no limit"/></label>
-  <label class="stack-4"><span class="label">Requests a day</span><input class="field" name="quota" type="number" min="1" value=${of.quota ?? ""} placeholder="no limit"/></label>`;
+export const Limits = ({ of = { rate: null, quota: null } }) => html`<label class="stack-4"><span class="label">Requests a minute</span><input class="field" name="rate" type="number" min="1" defaultValue=${of.rate ?? ""} placeholder="no limit"/></label>
+  <label class="stack-4"><span class="label">Requests a day</span><input class="field" name="quota" type="number" min="1" defaultValue=${of.quota ?? ""} placeholder="no limit"/></label>`;
 
-const Tags = ({ value = "" }) => html`<label class="stack-4"><span class="label">Tags</span><input class="field" name="tags" value=${value}/></label>`;
+const Tags = ({ value = "" }) => html`<label class="stack-4"><span class="label">Tags</span><input class="field" name="tags" defaultValue=${value}/></label>`;
 
 const Changed = ({ consumer, close }) => html`<${Change} path=${`api/consumers/${consumer.id}`} title=${`Limits of ${named(consumer.name)}`} text="Save" close=${close} lists=${[CONSUMERS]}
   change=${(given) => ({ rate: null, quota: null, ...limits(given), tags: given.get("tags") })}

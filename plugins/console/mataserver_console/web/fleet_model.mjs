@@ -8,7 +8,7 @@ import { Files, filled } from "./fleet_models.mjs";
 import { since, STATES, TRITONS, useAct } from "./fleet_overview.mjs";
 import { Form } from "./form.mjs";
 import { bytes } from "./format.mjs";
-import { html, useRef, useState } from "./html.mjs";
+import { html, useState } from "./html.mjs";
 import { useListing } from "./listing.mjs";
 import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
@@ -81,20 +81,19 @@ const Places = ({ model }) => {
 /** Any versions beside one another, as a canary needs, at one Triton or at all. */
 function NewLoad({ model, close }) {
   const { data } = useSource(`${TRITONS}#tritons`, EVERY);
-  const now = new Set(model.tritons.flatMap((each) => each.wanted));
-  const meant = useRef(model.tag);  // what is chosen is a change of what was shown as it was opened
+  const [meant, setMeant] = useState(model);  // what is chosen is a change of what was shown as it was opened
+  const now = new Set(meant.tritons.flatMap((each) => each.wanted));
   return html`<${Form} title=${`Load versions of ${named(model.name)}`} text="Load" close=${close} send=${async (given) => {
       const versions = given.getAll("version"), triton = given.get("triton");
       if (!versions.length) throw new Error("Choose a version.");
       try {
-        await ask(`${own(model)}/load`, { json: { versions, ...(triton ? { triton_id: triton } : {}) }, headers: ifStill(meant.current ?? model.tag) });
+        await ask(`${own(model)}/load`, { json: { versions, ...(triton ? { triton_id: triton } : {}) }, headers: ifStill(meant.tag) });
       } catch (error) {
-        await refresh(own(model));
-        meant.current = null;  // it is shown as it is now
+        await ask(own(model)).then(setMeant, () => {});  // it is shown as it is now
         throw told(error);
       } finally { refresh(own(model), MODELS, TRITONS); }
     }}>
-    <fieldset class="stack-4"><legend class="label">These, and no others</legend><div class="checks">${model.versions.map(({ version }) => html`<label class="row" key=${version}><input type="checkbox" name="version" value=${version} checked=${now.has(version)}/>${version}</label>`)}</div></fieldset>
+    <fieldset class="stack-4" key=${meant.tag}><legend class="label">These, and no others</legend><div class="checks">${meant.versions.map(({ version }) => html`<label class="row" key=${version}><input type="checkbox" name="version" value=${version} defaultChecked=${now.has(version)}/>${version}</label>`)}</div></fieldset>
     <label class="stack-4"><span class="label">Where</span><select class="field" name="triton"><option value="">All Tritons, also those to come</option>${(data?.tritons ?? []).map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label><//>`;
 }
 
@@ -118,7 +117,7 @@ function Actions({ model, make }) {
 }
 
 const Describe = ({ model, close }) => html`<${Change} path=${own(model)} title=${`What ${named(model.name)} is`} text="Describe" close=${close} lists=${[own(model), MODELS]}
-  change=${(given) => ({ description: given.get("description") })} fields=${(known) => html`<label class="stack-4"><span class="label">Description</span><input class="field" name="description" value=${known.description}/></label>`}/>`;
+  change=${(given) => ({ description: given.get("description") })} fields=${(known) => html`<label class="stack-4"><span class="label">Description</span><input class="field" name="description" defaultValue=${known.description}/></label>`}/>`;
 
 const FORMS = { version: NewVersion, load: NewLoad, words: Describe };
 

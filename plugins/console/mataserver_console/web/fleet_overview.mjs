@@ -154,6 +154,6 @@ export const NewTriton = ({ close }) => html`<${Form} title="Register a Triton" 
   }}>
   <label class="stack-4"><span class="label">Name</span><input class="field" name="name" required placeholder="gpu-1"/></label>
   <label class="stack-4"><span class="label">Host</span><input class="field" name="host" required placeholder="10.0.0.5"/></label>
-  <div class="three"><label class="stack-4"><span class="label">HTTP port</span><input class="field" name="port" required inputmode="numeric" pattern="[0-9]+" value="8000"/></label>
+  <div class="three"><label class="stack-4"><span class="label">HTTP port</span><input class="field" name="port" required inputmode="numeric" pattern="[0-9]+" defaultValue="8000"/></label>
     <label class="stack-4"><span class="label">gRPC port</span><input class="field" name="grpc_port" inputmode="numeric" pattern="[0-9]*" placeholder="8001"/></label>
     <label class="stack-4"><span class="label">Metrics port</span><input class="field" name="metrics_port" inputmode="numeric" pattern="[0-9]*" placeholder="8002"/></label></div><//>`;

@@ -44,7 +44,7 @@ function Shares({ route }) {
   const versions = chosen(data, route);
   if (error?.status === 404) return html`<p class="help">It is a model of this server, which has one version.</p>`;
   return html`<p class="help">Shares are of requests that name no version; without any, Triton takes the newest that is loaded.</p>
-    ${versions.map((version) => html`<label class="stack-4" key=${version}><span class="label">Version ${version}, ${liveness(data, version)}</span><input class="field" name=${`share-${version}`} type="number" min="0" max="1000000" step="any" value=${route.weights[version] ?? ""} placeholder="no share"/></label>`)}
+    ${versions.map((version) => html`<label class="stack-4" key=${version}><span class="label">Version ${version}, ${liveness(data, version)}</span><input class="field" name=${`share-${version}`} type="number" min="0" max="1000000" step="any" defaultValue=${route.weights[version] ?? ""} placeholder="no share"/></label>`)}
     <label class="stack-4"><span class="label">A copy of each request, whose answer counts for nothing</span><select class="field" name="mirror"><option value="">to no version</option>${versions.map((version) => html`<option key=${version} value=${version} selected=${route.mirror === version}>to version ${version}</option>`)}</select></label>`;
 }
 

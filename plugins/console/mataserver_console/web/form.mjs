@@ -17,7 +17,7 @@ export function useForm(send) {
   return { error, busy, submit };
 }
 
-/** Closes when its form was sent, unless `send` returns false: there is more to show. */
+/** Closes when its form was sent, unless `send` returns false: there is more to show. Its fields have `defaultValue` and `defaultChecked`: `value` and `checked` are set anew at each drawing, over what was filled in. */
 export function Form({ title, text, send, close, children }) {
   const { error, busy, submit } = useForm(async (given) => { if ((await send(given)) !== false) close(); });
   return html`<${Dialog} title=${title} onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
