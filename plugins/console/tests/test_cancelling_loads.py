@@ -61,6 +61,22 @@ async def test_a_load_is_cancelled_on_try(tmp_path):
         assert await person.evaluate(ERRORS) == []
 
 
+async def test_a_load_is_told_on_ask_and_live(tmp_path):
+    """A question and a camera that wait for a model say what it does meanwhile."""
+    async with served(tmp_path, plugins=SLOW) as server, shown(server.url, tmp_path) as person:
+        await person.go("ask?model=fake-vlm")
+        await person.give()
+        await person.click("What is in the picture?")
+        await person.sees("Loading fake-vlm")
+        await person.sees("s: reading its weights")
+        await person.click("Stop")
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.sees("Loading fake-detect")
+        await person.sees("s: reading its weights")
+        assert await person.faults() == []
+
+
 async def test_who_may_not_cancel(tmp_path):
     """A key without models:write sees the load, and has nothing to end it with."""
     keys = ["test-key", {"key": "eye", "name": "eye", "scopes": ["infer", "models:read"]}]

@@ -8,6 +8,7 @@ import { useDropped } from "./drops.mjs";
 import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
+import { useLoadTold } from "./loading.mjs";
 import { Parameters, givenOf, wrongOf } from "./params.mjs";
 import { NoModel, Picker } from "./picker.mjs";
 import { Empty, Examples, Unseen, Ways } from "./picture.mjs";
@@ -117,6 +118,7 @@ export default function Ask() {
   const ready = Boolean(picture && name && !full && (data || unknown || !may("models:read")));  // else it is not known yet what the model takes
   const busy = Boolean(last && !last.done);
   const seconds = useSeconds(busy ? last.begun : 0);
+  const load = useLoadTold(chosen.model, busy && seconds > 1);
   const over = useDropped(take, setError);
   useEffect(() => () => control.current?.abort(), []);
   const gone = replaced(turns);
@@ -150,7 +152,7 @@ export default function Ask() {
           ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture first. Then, for example:"}</p>
             <div class="row wrap">${QUESTIONS.map((each) => html`<${Button} small key=${each} disabled=${!ready} onClick=${() => put(each)}>${each}<//>`)}</div></div>`}
           <div role="log" aria-busy=${String(busy)}><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} before=${turns[at - 1]} gone=${Boolean(turn.text) && gone.has(turn.asked)} again=${mayRepeat(turn) ? () => again(turn) : undefined} alone=${mayRepeat(turn) && said.length ? () => alone(turn) : undefined}/>`)}</ol></div>
-          ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet"><${Status} text=${`${chosen.model?.state === "loading" ? "Loading the model" : "Looking at the picture"}, ${Math.floor(seconds)} s`}/></p>`}<div ref=${end}></div></div>
+          ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet"><${Status} text=${load || `Looking at the picture, ${Math.floor(seconds)} s`}/></p>`}<div ref=${end}></div></div>
         <form class="sect end" onSubmit=${(event) => { event.preventDefault(); putWords(); }}><label class="sr" for="question">Question</label>
           <textarea id="question" class="field" rows="2" placeholder=${picture ? "What do you want to know about the picture?" : "Take a picture first"} value=${words} onInput=${(event) => setWords(event.target.value)} onKeyDown=${press}></textarea>
           <div class="row between"><span class="row wrap grow">${schema || !may("models:read") ? html`<${With} most=${most} said=${said.length} changed=${Boolean(last?.mark && last.mark !== picture?.mark)} isFirst=${isFirst} setFirst=${setFirst}/>` : ""}</span>

@@ -7,6 +7,7 @@ import { ago, count, long, ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { useLoadTold } from "./loading.mjs";
 import { Labels, Overlay, useOutlines } from "./overlay.mjs";
 import { ModelField, NoModel, Picker } from "./picker.mjs";
 import { NeedsHttps, needsHttps } from "./picture.mjs";
@@ -222,6 +223,7 @@ export default function Live() {
   const tracks_ = (plugins ?? []).some((plugin) => plugin.backends.some((each) => each.task === "track" && each.source !== "pip"));
   const mayTrack = tracks_ && chosen.model?.task === "detect";
   const on = stream.phase !== "off";
+  const load = useLoadTold(chosen.model, stream.phase === "loading");
   const adds = may("infer") && chosen.models.length > 0;
   const now = useClock(on);
   const items = useMemo(() => itemsOf(on ? stream.answer : null), [stream.answer, on]);
@@ -246,7 +248,7 @@ export default function Live() {
       <span class="grow"></span>
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
     <div class=${`content ${cameras.length && !on ? "watching" : ""}`}>
-      ${needsHttps() && html`<${NeedsHttps}/>`}${chosen.none && html`<${NoModel} which="for moving pictures"/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
+      ${needsHttps() && html`<${NeedsHttps}/>`}${chosen.none && html`<${NoModel} which="for moving pictures"/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}${on && load && html`<p class="help" role="status">${load}</p>`}
       <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} start=${chosen.name && !needsHttps() ? () => begin() : undefined}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>

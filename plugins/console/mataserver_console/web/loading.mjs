@@ -1,6 +1,6 @@
 // A model that is loading: for how long, what it waits for, and its end.
 import { ask, may } from "./api.mjs";
-import { long, size } from "./format.mjs";
+import { long, parted, size } from "./format.mjs";
 import { useEffect, useMemo, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
@@ -21,8 +21,12 @@ export function useLoad(model) {
   return { took: long(Math.floor((performance.now() - begun) / 1000)), what: `${WAITS[load.waits_for] ?? load.waits_for}${read}` };
 }
 
-/** Look at the models each second while somebody waits for one. */
-export const useWatch = (waits) => useSource(waits && may("models:read") ? "v1/models" : null, 1);
+/** What is told of a model that loads while somebody `waits` for it, which has the models looked at each second; "" while it does not load. */
+export function useLoadTold(model, waits) {
+  useSource(waits && may("models:read") ? "v1/models" : null, 1);
+  const load = useLoad(model);
+  return load ? `Loading ${parted(model.model)[1]}, ${load.took}: ${load.what}` : "";
+}
 
 /** End a load; all who wait for it are told. A model that has been loaded meanwhile stays: others may use it. */
 export async function cancelLoad(model) {

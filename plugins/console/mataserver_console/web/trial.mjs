@@ -2,12 +2,11 @@
 import { may } from "./api.mjs";
 import { Button, Status } from "./controls.mjs";
 import { depthOf, RAMP } from "./depth.mjs";
-import { parted } from "./format.mjs";
 import { html, useId, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { useOutlines } from "./overlay.mjs";
 import { givenOf, wrongOf } from "./params.mjs";
 import { letters } from "./kept.mjs";
-import { cancelLoad, useLoad, useWatch } from "./loading.mjs";
+import { cancelLoad, useLoadTold } from "./loading.mjs";
 import { itemsOf } from "./results.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { useRun, useSeconds } from "./runner.mjs";
@@ -92,10 +91,9 @@ export function useKeys(acts) {
 }
 
 export function Busy({ run, seconds, model }) {
-  const load = useLoad(model);
-  useWatch(seconds > 1);
+  const load = useLoadTold(model, seconds > 1);
   if (seconds < 0.4) return null;
-  const text = load && !run.waits ? `Loading ${parted(model.model)[1]}, ${load.took}: ${load.what}. The next run is quick.`
+  const text = load && !run.waits ? `${load}. The next run is quick.`
     : `${run.waits ? "Waiting for its turn" : "Running"}, ${Math.floor(seconds)} s`;
   const cancel = () => { run.stop(); cancelLoad(model.model).catch(() => {}); };  // the run itself has ended all the same
   return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><${Status} text=${text}/><span class="row">
