@@ -126,6 +126,7 @@ async def test_frames_in_flight(data_dir):
                     await socket.send_bytes(picture())
                     told = await socket.receive_json()
                     assert told["detail"] == "Too many request bytes of one caller are in flight"
+                    assert told["retry_after"] == 1
                 await until(lambda: served.composed.budget.of_owner == {})
                 await socket.send_bytes(picture(form="JPEG") + bytes(MEGABYTE * 5 // 2))
                 assert "detections" in await socket.receive_json()

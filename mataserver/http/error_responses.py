@@ -7,6 +7,7 @@ protocol an error keeps its status and changes its form.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.contract.routes import ErrorForm
+    from mataserver.engines.worker_errors import Failure
 
 log = logging.getLogger("mataserver.http")
 
@@ -58,19 +60,25 @@ def error_response(error: MataError) -> web.Response:
     headers = {}
     if error.status in _CLOSING_STATUSES:
         headers["Connection"] = "close"
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if (later := retry_seconds(error)) is not None:
+        headers["Retry-After"] = str(later)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return web.Response(
-        body=codec.encode({"detail": error.detail, **_figures(error)}),
+        body=codec.encode({"detail": error.detail, **figures(error)}),
         status=error.status,
         content_type=codec.JSON,
         headers=headers,
     )
 
 
-def _figures(error: MataError) -> dict[str, Any]:
+def retry_seconds(error: MataError | Failure) -> int | None:
+    """Return the whole seconds after which a retry may succeed, rounded up; None if unknown."""
+    return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def figures(error: MataError | Failure) -> dict[str, Any]:
+    """Return which memory falls short by how much, where that is why."""
     shortage = error.shortage if isinstance(error, OutOfMemory) else None
     return {} if shortage is None else msgspec.structs.asdict(shortage)
 

@@ -1,8 +1,9 @@
 """Server-Sent Events: the progress of a request, then its result.
 
 Each event has one line of JSON as its data. An inference has ``token`` (``{"text": ...}``), a pull
-has ``waiting`` and ``progress``; the last one is ``result`` or ``error`` (``{"detail": ...}``). The
-format is that of the HTML standard, section 9.2.
+has ``waiting`` and ``progress``; the last one is ``result`` or ``error`` (``{"detail": ...}``, with
+``retry_after`` in seconds where a retry may succeed, and the figures of a 507). The format is that
+of the HTML standard, section 9.2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import accept_header, codec
 from mataserver.http.common_headers import REQUEST_ID
+from mataserver.http.error_responses import figures, retry_seconds
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
 from mataserver.http.revocation import RevocableWait, watch_revocation
 
@@ -39,8 +41,10 @@ def is_requested(request: web.Request) -> bool:
 
 
 def error_event(error: MataError) -> bytes:
-    """Return the last event of a failed request."""
-    return event("error", {"detail": error.detail})
+    """Return the last event of a failed request. What else would be a header is a field of it."""
+    later = retry_seconds(error)
+    retry = {} if later is None else {"retry_after": later}
+    return event("error", {"detail": error.detail, **figures(error), **retry})
 
 
 async def send(

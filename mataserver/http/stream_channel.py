@@ -18,6 +18,7 @@ from aiohttp import WebSocketError, WSMsgType
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.http import codec
+from mataserver.http.error_responses import figures, retry_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from aiohttp import WSMessage, web
 
     from mataserver.contract.envelope import Format
+    from mataserver.engines.worker_errors import Failure
+    from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.serving.observers import Observers
@@ -70,10 +73,29 @@ class CloseReason(NamedTuple):
 
 
 class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
-    """The answer to a frame or a message that could not be served."""
+    """The answer to a frame or a message that could not be served.
+
+    ``retry_after``: the seconds after which a retry may succeed. The others are those of a 507.
+    """
 
     frame_id: int | UnsetType = UNSET
     detail: str
+    retry_after: int | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+    needed_mb: float | UnsetType = UNSET
+    free_mb: float | UnsetType = UNSET
+    limit_mb: float | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, error: MataError | Failure, frame: int) -> StreamError:
+        """Return the answer to a frame that failed."""
+        later = retry_seconds(error)
+        return cls(
+            frame_id=frame,
+            detail=error.detail,
+            retry_after=UNSET if later is None else later,
+            **figures(error),
+        )
 
 
 class StreamToken(Struct, tag_field="type", tag="token"):

@@ -105,7 +105,7 @@ class Connection(Channel):
             share.take(len(data))
         except Unavailable as error:
             self._last_frame = time.monotonic()
-            await self._send(StreamError(detail=error.detail, frame_id=self._session.receive()))
+            await self._send(StreamError.of(error, self._session.receive()))
             return
         self._receive(data, share)
 
@@ -240,7 +240,7 @@ class Connection(Channel):
     async def _send_outcome(self, taken: Frame, result: Outcome | MataError) -> None:
         self._session.record(result)
         if isinstance(result, MataError):
-            await self._answer(StreamError(detail=result.detail, frame_id=taken.number))
+            await self._answer(StreamError.of(result, taken.number))
             if not isinstance(result, WorkerDied) and result.status not in _TRANSIENT_STATUSES:
                 self.request_close(INTERNAL, "the model cannot be loaded")
             return
@@ -250,7 +250,7 @@ class Connection(Channel):
             await self._answer(body)
             note_sent(self._settings, self._session, taken, body, self._form)
             return
-        await self._answer(StreamError(detail=result.failure.detail, frame_id=taken.number))
+        await self._answer(StreamError.of(result.failure, taken.number))
         if result.failure.status >= 500 and result.failure.status not in _TRANSIENT_STATUSES:
             self.request_close(INTERNAL, "inference failed")
 

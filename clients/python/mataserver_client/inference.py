@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from mataserver_client import images
-from mataserver_client.errors import MataError
 from mataserver_client.failures import ConnectionFailed
 from mataserver_client.replies import Failure, Token
 from mataserver_client.requests import Requests
@@ -75,7 +74,7 @@ class InferenceRequests(Requests):
                     answered = True
                     yield answer.decode(InferResponse)
                 else:
-                    raise MataError(answer.decode(Failure).detail)
+                    raise answer.decode(Failure).error()
         if not answered:
             raise ConnectionFailed("The server's events ended before its answer")
 

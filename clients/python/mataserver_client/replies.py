@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mataserver_client.errors import MataError, Unavailable
 from mataserver_client.results import InferResponse
 
 
@@ -96,17 +97,24 @@ class Failure(Struct, frozen=True):
     """What ends a text that failed after it began."""
 
     detail: str
+    retry_after: float | None = None
+
+    def error(self) -> MataError:
+        """Return it as an exception: ``Unavailable`` where asking again may succeed."""
+        kind = MataError if self.retry_after is None else Unavailable
+        return kind(self.detail, retry_after=self.retry_after)
 
 
 class FrameError(Struct, frozen=True):
     """A frame of a stream that the server could not use; the stream goes on.
 
     ``frame_id`` is the number of the frame among those the stream was given, from 0, or None when
-    the server names no frame.
+    the server names no frame. ``retry_after``: the seconds after which the same frame may succeed.
     """
 
     frame_id: int | None
     detail: str
+    retry_after: float | None = None
 
 
 StreamItem = InferResponse | FrameError

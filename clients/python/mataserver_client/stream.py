@@ -59,6 +59,7 @@ class _NoticeMessage(Struct):
     type: str
     frame_id: int | None = None
     detail: str = ""
+    retry_after: float | None = None
 
 
 class FrameStream:
@@ -206,9 +207,9 @@ class FrameStream:
             raise BadAnswer("The server's message is not one of this API") from None
         if notice.type != "error":
             return None
-        if notice.frame_id is None:
-            return FrameError(None, notice.detail)
-        return FrameError(self._in_flight.note_answer(notice.frame_id), notice.detail)
+        frame = notice.frame_id
+        frame = None if frame is None else self._in_flight.note_answer(frame)
+        return FrameError(frame, notice.detail, notice.retry_after)
 
 
 def _is_passing(failure: MataError) -> bool:

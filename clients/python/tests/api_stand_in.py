@@ -298,7 +298,8 @@ class StandIn:
         number, _ = stream.waiting
         stream.waiting = None
         if fault == FAIL:
-            await socket.send_json({"type": "error", "frame_id": number, "detail": "Engine failed"})
+            told = {"frame_id": number, "detail": "Engine failed", "retry_after": 1}
+            await socket.send_json({"type": "error"} | told)
             fault = 1011
         if isinstance(fault, int):
             await socket.close(code=fault)

@@ -171,7 +171,7 @@ async def test_an_engine_failure_tells_the_frame_and_goes_on():
     """An error followed by 1011 yields the frame's error, then the session is tried again."""
     async with connected(StandIn(faults={1: FAIL})) as client:
         items = await collect(client.stream(BOXES, pictures(3), reconnect=SOON))
-    assert items[1] == FrameError(1, "Engine failed")
+    assert items[1] == FrameError(1, "Engine failed", 1.0)
     assert widths([items[0], items[2]]) == [(0, 1), (2, 3)]
 
 

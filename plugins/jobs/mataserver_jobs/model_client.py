@@ -35,8 +35,6 @@ _ITEM_STATUSES = {400, 413, 500}
 _RETRY_STATUSES = {408, 429, 503}
 _TRY_AGAIN_LATER = 1013
 """The close code of a stream whose frame found no room while it arrived."""
-_NO_ROOM = ("Too many request bytes", "The model's queue is full", "The model is being unloaded")
-"""How a stream's error begins, which has no status, when a frame was refused for a while."""
 
 
 class Answer(NamedTuple):
@@ -113,7 +111,10 @@ class RequestClient:
             pause = min(2 * pause, 10.0)
 
     def send_once(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
-        """Send a request, None without a body; a server that cannot be reached is 503."""
+        """Send a request, None without a body; a server that cannot be reached is 503.
+
+        An answer that is none of the server's, such as a proxy's page, is 502 at least.
+        """
         body = None if value is None else msgspec.json.encode(value)
         try:
             self._connection.request(method, path, body, self._headers)
@@ -122,7 +123,10 @@ class RequestClient:
         except (OSError, http.client.HTTPException):
             self._connection.close()  # the next request reopens it
             return 503, {}
-        return response.status, msgspec.json.decode(data) if data else {}
+        try:
+            return response.status, msgspec.json.decode(data, type=dict[str, Any]) if data else {}
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return max(response.status, http.HTTPStatus.BAD_GATEWAY), {}
 
 
 class Stream:
@@ -205,8 +209,7 @@ class Stream:
             if "type" not in value:
                 return Answer(value)
             if value["type"] == "error":
-                detail = str(value["detail"])
-                return None if detail.startswith(_NO_ROOM) else Answer(None, detail)
+                return None if "retry_after" in value else Answer(None, str(value["detail"]))
 
     def close(self) -> None:
         """End the session."""

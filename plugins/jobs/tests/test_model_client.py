@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from mataserver import MataError
 from mataserver_jobs.kinds import Access
-from mataserver_jobs.model_client import Answer, Stream
+from mataserver_jobs.model_client import Answer, RequestClient, Stream
 
 
 class Answers:
@@ -58,7 +58,7 @@ def test_what_is_refused_otherwise(params):
 
 async def test_a_server_without_room_is_asked_again():
     """A frame that a full server refused is sent again, after a close in a session that goes on."""
-    refusal = {"type": "error", "frame_id": 1, "detail": "Too many request bytes are in flight"}
+    refusal = {"type": "error", "frame_id": 1, "detail": "Any sentence", "retry_after": 1}
     replies = iter([None, refusal, {"detections": []}])
     frames = []
 
@@ -84,6 +84,31 @@ async def test_a_server_without_room_is_asked_again():
         access = Access(str(server.make_url("")).rstrip("/"), "token")
         assert await asyncio.to_thread(asked_once, access) == Answer({"detections": []})
     assert frames == [("/v1/stream/sess_1", b"frame")] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "answered"),
+    [
+        (200, b"<html>", (502, {})),
+        (200, b"[1]", (502, {})),
+        (503, b"<html>", (503, {})),
+        (404, b'{"detail": "no"}', (404, {"detail": "no"})),
+    ],
+)
+async def test_a_page_of_a_proxy_is_no_answer(status, body, answered):
+    """Its status counts where it is a failure; a success that is not the API's is none."""
+    app = web.Application()
+
+    async def page(_):
+        return web.Response(status=status, body=body)
+
+    app.add_routes([web.get("/v1/models", page)])
+    async with TestServer(app) as server:
+        access = Access(str(server.make_url("")).rstrip("/"), "token")
+        client = RequestClient(access, "m", {}, lambda: None)
+        sent = await asyncio.to_thread(client.send_once, "GET", "/v1/models", None)
+        client.close()
+    assert sent == answered
 
 
 def asked_once(access):
