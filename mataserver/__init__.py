@@ -143,6 +143,7 @@ __all__ = [
     "Params",
     "Parent",
     "Part",
+    "PendingFrame",
     "Placement",
     "PlainAnswer",
     "Policy",
@@ -211,6 +212,7 @@ __all__ = [
     "plain_call_problem",
     "printable",
     "read_configuration",
+    "read_live_video",
     "read_tail",
     "read_video",
     "repository_directory",
@@ -257,10 +259,11 @@ if TYPE_CHECKING:
     from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.frame_times import timed as timed_frames
-    from mataserver.media.videos import UnreadableVideo, open_video
+    from mataserver.media.videos import PendingFrame, UnreadableVideo, open_video
     from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video
+    from mataserver.media.videos import live_frames as read_live_video
     from mataserver.media.videos import reason as video_problem
     from mataserver.media.whole_frames import WholeFrames
     from mataserver.metrics import LoopHistogram

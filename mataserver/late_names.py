@@ -52,6 +52,8 @@ LATE = {
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "open_video": "mataserver.media.videos",
+    "PendingFrame": "mataserver.media.videos",
+    "read_live_video": "mataserver.media.videos:live_frames",
     "read_video": "mataserver.media.videos:frames",
     "WholeFrames": "mataserver.media.whole_frames",
     "timed_frames": "mataserver.media.frame_times:timed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import time
@@ -45,6 +46,8 @@ _TITLES: dict[str, Any] = {"metadata_errors": "replace"}
 """Metadata may be in any encoding, or damaged, and is not used. PyAV 19 reads any by itself."""
 if int(av.__version__.split(".")[0]) >= 19:
     _TITLES = {}
+_INDEPENDENT = {"mjpeg"}
+"""Codecs none of whose frames refers to another, and that take long to decode."""
 _EDGES, _ROWS = 192, 280
 """Pixels that decoders may add to a side, and rows that the one of MPEG-4 has at least."""
 _DAMAGED = "it is no video, or damaged"
@@ -100,6 +103,65 @@ def frames(
     ``form`` are FFmpeg's; by default only a file is read, and nothing that it refers to. Raises
     what PyAV raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
     """
+    with _opened(url, max_pixels, timeout, options, form) as (container, stream):
+        packets = _packets(container, stream, timeout)
+        found = _decoded(packets, stream, max_pixels, (timeout, patience), on_damaged)
+        for frame in timed(found, container, stream):
+            _check_size(frame.width * frame.height, max_pixels)
+            yield frame
+
+
+class PendingFrame:
+    """A frame that refers to no other, which is decoded when it is asked for."""
+
+    def __init__(self, packet: Packet[VideoStream], decoder: WholeFrames, max_pixels: int) -> None:
+        self._packet, self._decoder, self._max_pixels = packet, decoder, max_pixels
+
+    def decode(self) -> VideoFrame | None:
+        """Return the frame, or None for a damaged one. One thread decodes those of a stream.
+
+        Raises ``UnreadableVideo`` for one that is too large.
+        """
+        for frame in self._decoder.decode(self._packet):
+            _check_size(frame.width * frame.height, self._max_pixels)
+            return frame
+        return None
+
+
+def live_frames(
+    url: str,
+    max_pixels: int,
+    timeout: float,
+    options: Mapping[str, str],
+    form: str | None = None,
+    patience: float = math.inf,
+    *,
+    on_damaged: Callable[[int], None] = lambda _count: None,
+) -> Iterator[VideoFrame | PendingFrame]:
+    """Open a source once and yield its frames as they arrive, without a ``time``.
+
+    Frames that refer to no other, those of Motion JPEG, are yielded undecoded after the first one:
+    whoever uses two of a camera's thirty frames a second decodes two. Raises as ``frames``.
+    """
+    with _opened(url, max_pixels, timeout, options, form) as (container, stream):
+        packets = _packets(container, stream, timeout)
+        found = _decoded(packets, stream, max_pixels, (timeout, patience), on_damaged)
+        for frame in found:
+            _check_size(frame.width * frame.height, max_pixels)
+            yield frame
+            if stream.codec_context.name in _INDEPENDENT:
+                break
+        decoder = WholeFrames(stream)
+        for packet in packets:
+            if packet.size:
+                yield PendingFrame(packet, decoder, max_pixels)
+
+
+@contextlib.contextmanager
+def _opened(
+    url: str, max_pixels: int, timeout: float, options: Mapping[str, str], form: str | None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a source and its video, with limits of what FFmpeg allocates."""
     # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
     limit = 2 * max_pixels + 65_536
     with av.open(
@@ -111,11 +173,7 @@ def frames(
         # FFmpeg's limit includes what decoders add at the edges: much, if the frames are narrow.
         edged = (stream.width + _EDGES) * max(stream.height + _EDGES, _ROWS)
         stream.codec_context.options = {"max_pixels": str(max(limit, edged))}
-        packets = _packets(container, stream, timeout)
-        found = _decoded(packets, stream, max_pixels, (timeout, patience), on_damaged)
-        for frame in timed(found, container, stream):
-            _check_size(frame.width * frame.height, max_pixels)
-            yield frame
+        yield container, stream
 
 
 def open_video(path: Path) -> InputContainer:

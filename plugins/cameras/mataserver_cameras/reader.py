@@ -1,8 +1,8 @@
 """The child that reads one camera: a module for ``run_process``.
 
-It connects once, decodes every frame and keeps the newest, and encodes one as JPEG when the server
-asks. When the source ends or fails it says so and ends; the server then starts another. A file is
-played at its own speed and begins anew at its end. Only here the plugin imports PyAV.
+It connects once, decodes every frame (of Motion JPEG those that are used), keeps the newest, and
+encodes one as JPEG when asked. When the source ends or fails it says so and ends; the server starts
+another. A file is played at its own speed, from its beginning again after its end.
 
 JPEG and not raw pixels, because the bytes go through the server's event loop: at 1920x1080 raw ones
 cost it 4 ms a frame and JPEG 0.06 ms, for 5 ms more here and 4 ms more in the worker.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,7 +24,15 @@ from urllib.parse import urlsplit
 
 import av
 
-from mataserver import Parent, UnreadableVideo, encode_frame, read_video, video_problem
+from mataserver import (
+    Parent,
+    PendingFrame,
+    UnreadableVideo,
+    encode_frame,
+    read_live_video,
+    read_video,
+    video_problem,
+)
 from mataserver_cameras.messages import NEXT_FRAME, FailureMessage, FrameMessage, OpenRequest
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ STALE = 2.0
 """Seconds after which the last frame of a source that ended meanwhile is none of now."""
 DAMAGE = 1.0
 """Seconds after which damaged frames are told without a whole one."""
+LOSSY = "its frames arrive damaged: parts of them are lost"
 NO_STREAM = "it ended before its first frame: a single picture is no stream"
 _LIVE = {
     "flags": "low_delay",
@@ -83,17 +93,23 @@ _OPTIONS = {
 
 
 class NewestFrame:
-    """The newest whole frame, and how many there were: decoding never waits."""
+    """The newest frame, and how many there were: what reads them never waits.
 
-    def __init__(self) -> None:
+    One that is decoded only now may turn out to be damaged. If all of them do for ``timeout``
+    seconds, the source is given up.
+    """
+
+    def __init__(self, timeout: float = math.inf) -> None:
         self._changed = threading.Condition()
-        self._frame: VideoFrame | None = None
+        self._timeout = timeout
+        self._failing_since: float | None = None
+        self._frame: VideoFrame | PendingFrame | None = None
         self._count = self._damaged = self._reported_damaged = 0
         self._counts = 0, 0  # with the newest frame
         self._at = 0.0
         self._end: str | None = None
 
-    def put(self, frame: VideoFrame) -> None:
+    def put(self, frame: VideoFrame | PendingFrame) -> None:
         """Replace the frame that waits."""
         with self._changed:
             self._frame, self._count, self._at = frame, self._count + 1, time.monotonic()
@@ -120,6 +136,26 @@ class NewestFrame:
         that was left at the end may show long ago.
         """
         asked = time.monotonic()
+        while True:
+            found, count, damaged = self._taken(asked)
+            if not isinstance(found, PendingFrame):
+                return found, count, damaged
+            if (frame := found.decode()) is not None:
+                self._failing_since = None
+                return frame, count, damaged
+            self._note_damage()
+
+    def _note_damage(self) -> None:
+        """Count the frame that was taken as damaged. Raises ``UnreadableVideo`` if all are."""
+        now = time.monotonic()
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        if now - self._failing_since >= self._timeout:
+            raise UnreadableVideo(LOSSY)
+        with self._changed:
+            self._damaged += 1
+
+    def _taken(self, asked: float) -> tuple[VideoFrame | PendingFrame | None, int, int]:
+        """Wait for a frame, or for damage that is to be told, for ``take`` that began then."""
 
         def has_news() -> bool:
             is_damage = (
@@ -166,15 +202,13 @@ class RedirectGuard(logging.Handler):
             threading.Event().wait()
 
 
-def frames(
+def live_frames(
     opening: OpenRequest, on_damaged: Callable[[int], None] = lambda _count: None
-) -> Iterator[VideoFrame]:
-    """Open the source once and yield its whole frames. Raises as ``read_video``."""
-    if opening.kind == "file":
-        return read_video(opening.url, opening.max_pixels, opening.timeout, on_damaged=on_damaged)
+) -> Iterator[VideoFrame | PendingFrame]:
+    """Open a live source once and yield its frames. Raises as ``read_live_video``."""
     form = "v4l2" if opening.kind == "device" else None
     options = _OPTIONS[opening.kind]
-    return read_video(
+    return read_live_video(
         opening.url, opening.max_pixels, opening.timeout, options, form,
         opening.timeout + DECODING, on_damaged=on_damaged,
     )  # fmt: skip
@@ -189,7 +223,8 @@ def paced_frames(
     """
     while True:
         zero: float | None = None
-        for frame in frames(opening, on_damaged):
+        url, most, timeout = opening.url, opening.max_pixels, opening.timeout
+        for frame in read_video(url, most, timeout, on_damaged=on_damaged):
             now, at = time.monotonic(), frame.time or 0.0
             if zero is None or not -LAG <= zero + at - now <= AHEAD * opening.timeout:
                 zero = now - at
@@ -204,8 +239,8 @@ def decode(opening: OpenRequest, newest: NewestFrame) -> None:
     """Decode until the source ends. Whatever is raised becomes a sentence."""
     begun = False
     try:
-        opened = paced_frames if opening.kind == "file" else frames
-        source = opened(opening, newest.leave_out)
+        opened = paced_frames if opening.kind == "file" else live_frames
+        source: Iterator[VideoFrame | PendingFrame] = opened(opening, newest.leave_out)
         if opening.kind == "rtsp":
             RedirectGuard.watch(newest)
         for frame in source:
@@ -241,7 +276,7 @@ def problem(error: Exception, opening: OpenRequest, *, begun: bool = False) -> s
 
 def serve(opening: OpenRequest, server: Parent) -> None:
     """Answer each request with the newest frame, until there are no more frames or requests."""
-    newest = NewestFrame()
+    newest = NewestFrame(opening.timeout)
     threading.Thread(target=decode, args=(opening, newest), daemon=True).start()
     try:
         while server.read(len(NEXT_FRAME)):

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from camera_sources import HEIGHT, WIDTH, make_video, pixels
-from mataserver import UnreadableVideo, encode_frame, video_problem
+from mataserver import UnreadableVideo, encode_frame, read_video, video_problem
 from mataserver_cameras.messages import OpenRequest
-from mataserver_cameras.reader import STALE, NewestFrame, frames, paced_frames
+from mataserver_cameras.reader import STALE, NewestFrame, paced_frames
 
 DAMAGED = "it is no video, or damaged"
 UNKNOWN = "it is coded in an unknown way, or damaged"
@@ -30,7 +30,7 @@ def read(path):
     """Return how many frames a file gave, and the sentence that ended it."""
     count = 0
     try:
-        for frame in frames(opening(path)):
+        for frame in read_video(str(path), 1 << 20, 5.0):
             assert encode_frame(frame)
             count += 1
     except Exception as error:  # noqa: BLE001 - whatever it is must become a sentence
@@ -174,7 +174,7 @@ def test_what_is_wrong_with_a_file_is_its_content(error, kind, said):
 
 def test_the_last_frame_of_a_source_that_ended_long_ago_is_not_shown(tmp_path):
     """Nobody looked when the camera was unplugged: who comes back is told, not shown the past."""
-    first, second, *_ = frames(opening(make_video(tmp_path / "video.mkv")))
+    first, second, *_ = read_video(str(make_video(tmp_path / "video.mkv")), 1 << 20, 5.0)
     newest = NewestFrame()
     newest.put(first)
     newest.end("the stream ended")

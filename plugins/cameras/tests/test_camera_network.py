@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 import subprocess
+import threading
 
 import av
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from PIL import Image
 
 from camera_sources import rtsp
 from conftest import picture
-from mataserver import UnreadableVideo
+from mataserver import PendingFrame, UnreadableVideo
 from mataserver_cameras import reader
 from mataserver_cameras.messages import OpenRequest
-from mataserver_cameras.reader import NewestFrame, decode, frames, problem
+from mataserver_cameras.reader import NewestFrame, decode, live_frames, problem
 
 MULTIPART = "multipart/x-mixed-replace; boundary=x"
 
@@ -25,7 +28,7 @@ def read(url, kind="rtsp", timeout=1.0):
     """Return how many frames a camera gave, and the sentence that ended it."""
     opening, count = OpenRequest(url, kind, timeout, 1 << 20), 0
     try:
-        for _ in frames(opening):
+        for _ in live_frames(opening):
             count += 1
     except Exception as error:  # noqa: BLE001 - whatever it is must become a sentence
         return count, problem(error, opening)
@@ -91,6 +94,62 @@ async def test_a_camera_with_a_certificate_of_its_own(self_signed):
         await server.close()
     assert (url[:8], said) == ("https://", "")
     assert count > 0
+
+
+def greys():
+    """Return JPEGs of 16 greys as parts of a stream; the twelfth is cut off."""
+    parts = []
+    for each in range(16):
+        data = io.BytesIO()
+        Image.new("RGB", (160, 120), (each * 16,) * 3).save(data, "JPEG")
+        body = data.getvalue()[:700] if each == 11 else data.getvalue()
+        parts.append(b"--x\r\nContent-Type: image/jpeg\r\n\r\n" + body + b"\r\n")
+    return b"".join(parts)
+
+
+def grey(frame):
+    """Return which of the greys a frame shows, None for no frame."""
+    return frame and round(float(frame.to_ndarray(format="gray").mean()) / 16)
+
+
+async def test_motion_jpeg_is_decoded_when_it_is_used():
+    """Each frame but the first is decoded by itself, in any number, and a damaged one is none."""
+
+    async def stream(_request):
+        return web.Response(body=greys(), headers={"Content-Type": MULTIPART})
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    async with TestServer(camera) as server:
+        opening = OpenRequest(str(server.make_url("/video")), "http", 5.0, 1 << 20)
+        first, *others = await asyncio.to_thread(lambda: list(live_frames(opening)))
+    assert all(isinstance(each, PendingFrame) for each in others)
+    begun = grey(first) + 1
+    shown = [grey(each.decode()) for each in others]
+    assert shown == [None if each == 11 else each for each in range(begun, 16)]
+
+
+async def test_damage_of_a_frame_that_is_used():
+    """It is counted with the next one that is whole; where all are damaged the source is lost."""
+
+    async def stream(_request):
+        return web.Response(body=greys(), headers={"Content-Type": MULTIPART})
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    async with TestServer(camera) as server:
+        opening = OpenRequest(str(server.make_url("/video")), "http", 5.0, 1 << 20)
+        first, *others = await asyncio.to_thread(lambda: list(live_frames(opening)))
+    damaged = others[11 - grey(first) - 1]
+    newest = NewestFrame(0.2)
+    newest.put(damaged)
+    threading.Timer(0.1, newest.put, (others[-1],)).start()
+    frame, *counts = await asyncio.to_thread(newest.take)
+    assert (grey(frame), counts) == (15, [2, 1])
+    newest.put(damaged)
+    threading.Timer(0.3, newest.put, (damaged,)).start()
+    with pytest.raises(UnreadableVideo, match="arrive damaged"):
+        await asyncio.to_thread(newest.take)
 
 
 async def test_a_stream_of_pictures_that_are_no_jpegs():

@@ -11,7 +11,7 @@ import av
 import pytest
 
 from mataserver_cameras.messages import OpenRequest
-from mataserver_cameras.reader import frames
+from mataserver_cameras.reader import live_frames
 from mataserver_cameras.reader_process import ReaderProcess, SourceLost
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n%s\n#EXT-X-ENDLIST\n"
@@ -65,7 +65,7 @@ def test_another_host_is_not_asked(kind):
             handler.wfile.write(body)
 
         with answering(lead) as (url, _), pytest.raises(av.error.FFmpegError):
-            next(frames(OpenRequest(f"{url}/live.m3u8", "http", 5.0, 1 << 20)))
+            next(live_frames(OpenRequest(f"{url}/live.m3u8", "http", 5.0, 1 << 20)))
     assert asked == []
 
 
