@@ -62,9 +62,14 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [DecodeTimeoutError(10.0, 0), WorkerReplacedError(), Unavailable("full")]
+    ("error", "later"),
+    [
+        (DecodeTimeoutError(10.0, 0), {}),
+        (WorkerReplacedError(), {"retry_after": 1}),
+        (Unavailable("full"), {}),
+    ],
 )
-async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
+async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error, later):
     """An image that no decoder ends with, and a want that passes, cost their frame alone."""
     pool = parts.pool
     pool.error = error
@@ -78,7 +83,7 @@ async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
     parts.connection.request_close(1000, "enough")
     assert await running == (1000, "enough")
     failed, found = answers(parts.socket)
-    assert failed == {"detail": error.detail, "frame_id": 0, "type": "error"}
+    assert failed == {"detail": error.detail, "frame_id": 0, "type": "error"} | later
     assert (found["frame_id"], "reset" in found) == (1, False)
 
 
