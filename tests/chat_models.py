@@ -19,6 +19,7 @@ from mataserver import (
     Params,
     Temperature,
     Text,
+    Unavailable,
     Usage,
     VlmResult,
     hookimpl,
@@ -66,6 +67,8 @@ class Echo:
         kept = words[: params.max_tokens]
         for number, word in enumerate(kept):
             if number == params.fail_at:
+                if number:
+                    raise Unavailable("the model would not go on", retry_after=1.2)
                 raise BadRequest("the model would not go on")
             time.sleep(params.seconds)
             yield word if number == len(kept) - 1 else f"{word} "

@@ -166,8 +166,10 @@ async def test_answers_that_nobody_reads(data_dir):
         port, budget = grpc_port(served), served.composed.budget
         async with unread_call(port, request):
             await until(lambda: budget.taken > 1_200_000, 20)
-            code, detail = await refused(channel, "ModelInfer", request, timeout=20)
-            assert (code, detail) == ("UNAVAILABLE", "Too many answers wait to be read")
+            with pytest.raises(grpc.aio.AioRpcError, match="Too many answers wait") as told:
+                await call(channel, "ModelInfer", request, timeout=20)
+            assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert told.value.trailing_metadata().get("retry-after") == "1"
             assert list((await call(channel, "ModelInfer", infer())).outputs)
         await until(lambda: budget.taken == 0, 20)
         assert list((await call(channel, "ModelInfer", request, timeout=20)).outputs)

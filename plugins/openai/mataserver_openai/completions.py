@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -215,4 +216,7 @@ def _ending(result: Result) -> CompletionEnd:
 
 
 def _failed(error: MataError) -> bytes:
-    return answer.event(chat_problem(error.status, error.detail))
+    problem = chat_problem(error.status, error.detail)
+    if error.retry_after is not None:
+        problem.error.retry_after = max(1, math.ceil(error.retry_after))
+    return answer.event(problem)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 _FIELD = re.compile(r"(?:params\.)?([a-z_]\w*(?:\[\d+\])?(?:\.[a-z_]\w*(?:\[\d+\])?)*): ")
 
 
 class ChatError(Struct):
-    """An error as OpenAI tells it; ``param`` names the field that is wrong, where there is one."""
+    """An error as OpenAI tells it; ``param`` names the field that is wrong, where there is one.
+
+    ``retry_after`` is of an event alone, which has no header: seconds until a retry may succeed.
+    """
 
     message: str
     type: str
     param: str | None
     code: str | None
+    retry_after: int | UnsetType = UNSET
 
 
 class ChatProblem(Struct):

@@ -191,14 +191,15 @@ async def test_stop_sequences(client, model, stop, text):
 
 
 async def test_a_failure_in_the_middle(client):
-    """A model that fails after its first piece ends the stream with an error event."""
+    """It ends the stream with an error event, which says when to try again, as a header would."""
     chunks = await client.chat.completions.create(
         model="echo", messages=asking(), stream=True, extra_body={"fail_at": 1}
     )
     assert (await anext(chunks)).choices[0].delta.role == "assistant"
     assert (await anext(chunks)).choices[0].delta.content == "one "
-    with pytest.raises(openai.APIError, match="the model would not go on"):
+    with pytest.raises(openai.APIError, match="the model would not go on") as told:
         await anext(chunks)
+    assert told.value.body["retry_after"] == 2
 
 
 async def test_a_failure_before_the_first_piece(client):

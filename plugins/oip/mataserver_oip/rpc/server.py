@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,6 +32,12 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+
+
+def _trailers(error: MataError) -> tuple[tuple[str, str], ...]:
+    """Return the metadata at a failed call's end: what is a header of HTTP's, whole seconds."""
+    later = error.retry_after
+    return () if later is None else (("retry-after", str(max(1, math.ceil(later)))),)
 
 
 class RpcServer:
@@ -68,12 +75,14 @@ class RpcServer:
 
         async def call(_messages: object, context: Any) -> Any:
             begun, code, detail = time.perf_counter(), grpc.StatusCode.CANCELLED, ""
+            trailers: tuple[tuple[str, str], ...] = ()
             try:
                 answer = await self._answer(method, context)
                 self._rpc_port.answer(context, self._ctx.http.budget(), answer.ByteSize())
                 code = grpc.StatusCode.OK
             except MataError as error:
                 code, detail = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail
+                trailers = _trailers(error)
                 if error.status >= 500:
                     self._ctx.log.warning("%s: %s", name, detail)
             except Exception:
@@ -85,7 +94,7 @@ class RpcServer:
                 return answer
             # Not while the error is handled: gRPC keeps what this raises for a while, and with it
             # would keep the error's frames and the message in them.
-            return await context.abort(code, detail)
+            return await context.abort(code, detail, trailers)
 
         return grpc.stream_unary_rpc_method_handler(
             call, response_serializer=lambda message: message.SerializeToString()
