@@ -7,7 +7,7 @@ from onnx_files import adding
 from test_models import push
 from upstreams import Upstream
 
-from mataserver_fleet.gateway.failures import KEPT, Failures
+from mataserver_fleet.gateway.failures import KEPT, REFUSALS, Failures
 from mataserver_fleet.gateway.usage import Subject
 
 TILL = Subject("till", "shop", "cats")
@@ -92,3 +92,34 @@ def test_how_many_are_kept():
     assert len(found) == KEPT
     assert (found[0].consumer, len(found[0].reason)) == (f"c{KEPT + 49}", 500)
     assert found[-1].consumer == "c50"
+
+
+async def test_what_a_known_consumer_was_refused(client):
+    """A rate, and a link that lacks, are listed once each at their last time; unknown keys not."""
+    key = await shop(client)
+    other = (await client.made("/api/consumers", {"name": "kiosk"}))["key"]
+    await client.made("/api/apps/shop/consumers/slow", {"rate": 1})
+    slow = (await client.ask("POST", "/api/consumers/slow/key"))[1]["key"]
+    statuses = [(await infer(client, each))[0] for each in (slow, slow, other, other, slow, "no")]
+    assert statuses == [503, 429, 403, 403, 429, 401]
+    _, told = await client.ask("GET", "/api/errors")
+    names = ("status", "consumer", "application", "model")
+    assert [tuple(each[name] for name in names) for each in told["errors"]] == [
+        (429, "slow", "shop", "cats"),
+        (403, "kiosk", "shop", ""),
+        (503, "slow", "shop", "cats"),
+    ]
+    assert told["errors"][0]["reason"] == "More than 1 requests a minute"
+    assert key not in str(told)
+
+
+def test_how_many_refusals_are_kept():
+    """Many of one consumer's are one, and those of many push out no error of what was let in."""
+    failures = Failures(iter(range(10_000)).__next__)
+    failures.note(503, TILL)
+    for number in range(REFUSALS + 7):
+        for _ in range(5):
+            failures.note_refusal(429, TILL._replace(consumer=f"c{number}"), "too many")
+    found = failures.newest().errors
+    assert [each.consumer for each in found[:2]] == [f"c{REFUSALS + 6}", f"c{REFUSALS + 5}"]
+    assert (len(found), found[-1].status) == (REFUSALS + 1, 503)

@@ -200,3 +200,13 @@ async def test_a_session_without_an_end(stand, liar, monkeypatch):  # noqa: F811
     await asyncio.wait_for(left.wait(), 30)
     liar.made = lambda: web.Response(status=201, body=bytes(200_000))
     assert (await made(stand))[0] == 502
+
+
+async def test_when_to_ask_for_a_session_again(stand, liar):  # noqa: F811
+    """A server's answer that has no room says when to try again, and the gateway repeats it."""
+    liar.made = lambda: web.json_response(
+        {"detail": "busy"}, status=503, headers={"Retry-After": "7", "X-Inside": "yes"}
+    )
+    fields = {"Content-Type": "application/json"}
+    status, _, headers = await stand.ask(SESSIONS, b'{"model": "cats"}', headers=fields)
+    assert (status, headers["Retry-After"], "X-Inside" in headers) == (503, "7", False)

@@ -91,6 +91,13 @@ class Door:
         except grpc.aio.AioRpcError as error:
             return error.code().name
 
+    async def later(self):
+        """Call; return the seconds after which to try again, of a call that fails."""
+        call = self.channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            await call(INFER, metadata=(("apikey", KEY),), timeout=10)
+        return told.value.trailing_metadata().get("retry-after")
+
 
 @pytest.fixture
 async def door(stand, upstreams):  # noqa: F811
@@ -309,6 +316,9 @@ async def test_limits_and_usage(door):
     )
     found = [await door.ask() for _ in range(3)]
     assert found == [b"one:" + INFER, b"one:" + INFER, "RESOURCE_EXHAUSTED"]
+    assert 0 < int(await door.later()) <= 30
+    [told] = door.stand.gateway.usage.failures.newest().errors
+    assert (told.status, told.consumer, told.model) == (429, "consumer-1", "cats")
     count = next(iter(door.stand.gateway.usage.total.values()))
     assert (count.requests, count.bytes_in, count.bytes_out) == (
         2,

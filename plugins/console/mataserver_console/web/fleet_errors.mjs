@@ -1,4 +1,4 @@
-// Errors as they happen: the last requests that the gateway let in and that were answered with one.
+// Errors as they happen: the last requests of known consumers that were answered with one.
 import { State, Trouble } from "./controls.mjs";
 import { since } from "./fleet_overview.mjs";
 import { html } from "./html.mjs";
@@ -10,7 +10,7 @@ const EVERY = 2;
 const NONE = [];
 
 const Failure = ({ failure }) => html`<li><${State} kind=${failure.status >= 500 ? "bad" : "warn"}>${failure.status}<//>
-  <div class="grow"><div class="cut"><b class="strong">${failure.application}</b> <span class="quiet">${failure.model}, asked by ${failure.consumer}</span></div><div class="help">${failure.reason || "A server answered so."}</div></div>
+  <div class="grow"><div class="cut"><b class="strong">${failure.application}</b> <span class="quiet">${failure.model && `${failure.model}, `}asked by ${failure.consumer}</span></div><div class="help">${failure.reason || "A server answered so."}</div></div>
   <span class="quiet nowrap" title=${failure.at}>${since(failure.at)}</span></li>`;
 
 /** The newest first. */

@@ -48,8 +48,8 @@ def linger(request: web.Request) -> None:
 def problem(error: MataError) -> web.Response:
     """Return the answer for an error, in the protocol's form."""
     fields = {}
-    if error.retry_after is not None:
-        fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if (seconds := retry_seconds(error)) is not None:
+        fields["Retry-After"] = seconds
     if error.status == InvalidKey.status:
         fields["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
@@ -58,6 +58,11 @@ def problem(error: MataError) -> web.Response:
     if error.status in _CLOSING_STATUSES:
         response.force_close()
     return response
+
+
+def retry_seconds(error: MataError) -> str | None:
+    """Return the whole seconds after which a retry may succeed; None if unknown."""
+    return None if error.retry_after is None else str(max(1, math.ceil(error.retry_after)))
 
 
 def json(value: object, status: int = 200, fields: dict[str, str] | None = None) -> web.Response:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest, NotFound
-from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
+from mataserver_fleet.gateway.grants import InvalidKey, NotLinked, Unlinked
 from mataserver_fleet.gateway.keys import keys_of_request
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def authenticate(snapshot: Snapshot, request: web.Request, application: Applicat
         raise InvalidKey("No API key: send it as apikey or Authorization: Bearer")
     consumer = consumer_of_keys(snapshot, keys)
     if consumer.id not in application.consumers:
-        raise NotLinked(f"{consumer.name} may not use this application")
+        raise Unlinked(consumer.name, application.name)
     return consumer
 
 

@@ -48,6 +48,13 @@ def outcome_of(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
     return error.code(), told
 
 
+def retry_metadata(error: grpc.aio.AioRpcError) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that says when a call that a server failed may succeed, if it did."""
+    told = str((error.trailing_metadata() or {}).get("retry-after", ""))
+    is_seconds = told.isascii() and told.isdecimal() and len(told) < 10
+    return (("retry-after", told),) if is_seconds else ()
+
+
 class ChannelPool:
     """One channel a server."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.connections import ConnectionPool
     from mataserver_fleet.gateway.fast_requests import CallHandler, Deliver
     from mataserver_fleet.gateway.known_heads import KnownHead
-    from mataserver_fleet.gateway.limits import Admission, RateLimiter
+    from mataserver_fleet.gateway.limits import Admission
     from mataserver_fleet.gateway.selection import ServerSelector
     from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.servers import Servers
@@ -61,7 +61,7 @@ class FastPath:
         servers: Servers,
         selector: ServerSelector,
         connections: ConnectionPool,
-        limits: RateLimiter,
+        admit: Callable[[Consumer, Place], Admission],
         handle_call: CallHandler,
         note: CountAnswer,
     ) -> None:
@@ -70,7 +70,7 @@ class FastPath:
         self.handle_call = handle_call
         self._note = note
         self._selector = selector
-        self._limits = limits
+        self._admit = admit
 
     def note(
         self, known: KnownHead, status: int, taken: int, given: int, granted: Admission
@@ -80,7 +80,7 @@ class FastPath:
 
     async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""
-        call.admission = self._limits.admit(known.consumer)
+        call.admission = self._admit(known.consumer, known.asked.place)
         return await self.handle_call(call)
 
     def begin(
@@ -147,7 +147,7 @@ class FastPath:
         if connection is None:
             return None
         try:
-            admission = self._limits.admit(known.consumer)
+            admission = self._admit(known.consumer, place)
         except MataError:
             self.connections.release(destination.target, connection, since=connection.since)
             return None  # and the task is refused

@@ -10,6 +10,7 @@ import aiohttp
 
 from mataserver import MataError, NotFound, check_charset
 from mataserver_fleet.gateway import callers, headers, image_requests, matching
+from mataserver_fleet.gateway.admissions import Admissions
 from mataserver_fleet.gateway.answers import check_method, linger, problem
 from mataserver_fleet.gateway.application_info import ApplicationInfo
 from mataserver_fleet.gateway.bodies import (
@@ -85,6 +86,7 @@ class Gateway:
         self.limits = RateLimiter()
         self.shared_memory_apps = frozenset(settings.shared_memory)
         self.usage = Usage()
+        self.admissions = Admissions(self.limits, self.usage.failures)
         self.grants = ConsumerGrants()
         self.servers = Servers()
         self.selector = ServerSelector(self.servers)
@@ -104,7 +106,7 @@ class Gateway:
         routing = (self.servers, self.selector, self.connections)
         self._forwarding = Forwarder(*routing, self.prober, self.grants, self._unread)
         count = functools.partial(_count, self.usage)
-        self._fast_path = FastPath(*routing, self.limits, self._answer_counted, count)
+        self._fast_path = FastPath(*routing, self.admissions.admit, self._answer_counted, count)
         self._video_sessions = self._make_sessions(
             self, self._session, self._self_session, self._unread
         )
@@ -153,6 +155,7 @@ class Gateway:
         try:
             return await self._answer(scope, request)
         except MataError as error:
+            self.admissions.note_unlinked(error)
             if error.status == BodyTimeout.status:  # aiohttp would wait for the body much longer
                 linger(request)
             return problem(error)
@@ -170,7 +173,9 @@ class Gateway:
             raise NotFound("No such route")
         consumer = callers.authenticate(self.snapshot, request, application)
         check_method(request.method, matching.VERBS[match.verb])
-        return await self._forward(request, match, consumer, self.limits.admit(consumer))
+        return await self._forward(
+            request, match, consumer, self.admissions.admit(consumer, match.place)
+        )
 
     async def _answer_infer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
@@ -183,7 +188,7 @@ class Gateway:
             place = _find_place(scope, model)
             consumer = callers.authenticate(self.snapshot, request, place.application)
             self.grants.check(consumer, place, "http")  # the place is of the head's time
-            admission = self.limits.admit(consumer)
+            admission = self.admissions.admit(consumer, place)
             address = self.http.address(request)
             fields = headers.request_headers(request.raw_headers, consumer.name, address)
             call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields + kind)

@@ -32,6 +32,15 @@ class NotLinked(MataError):
     status = 403
 
 
+class Unlinked(NotLinked):
+    """403: a request that was not let in, of a consumer to an application that it may not use."""
+
+    def __init__(self, consumer: str, application: str) -> None:
+        super().__init__(f"{consumer} may not use this application")
+        self.consumer = consumer
+        self.application = application
+
+
 class Grant(NamedTuple):
     """An open stream: its consumer, application, model and protocol."""
 

@@ -16,8 +16,9 @@ import grpc
 
 from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import callers, protobuf
-from mataserver_fleet.gateway.channels import outcome_of
-from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
+from mataserver_fleet.gateway.answers import retry_seconds
+from mataserver_fleet.gateway.channels import outcome_of, retry_metadata
+from mataserver_fleet.gateway.grants import InvalidKey, Unlinked
 from mataserver_fleet.gateway.inspection import region_refusal
 from mataserver_fleet.gateway.keys import keys_in_fields
 from mataserver_fleet.gateway.rpc_forwarding import (
@@ -120,6 +121,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             try:
                 return bytes(await answer(name, context))
             except MataError as error:
+                self._gateway.admissions.note_unlinked(error)
                 await _abort(context, error)
             raise AssertionError  # ``abort`` raises
 
@@ -146,7 +148,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         place = self._place(caller, requested.model)
         if name == "ModelInfer":
             self._check_regions(place, message)
-        admission = self._gateway.limits.admit(caller.consumer)
+        admission = self._gateway.admissions.admit(caller.consumer, place)
         code, answer, reason = grpc.StatusCode.CANCELLED, b"", ""
         try:
             call = RpcCall(name, message, requested, place, caller.consumer)
@@ -157,7 +159,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code, told = outcome_of(error)
-            await context.abort(code, told)
+            await context.abort(code, told, retry_metadata(error))
         except MataError as error:
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             reason = error.detail
@@ -203,8 +205,9 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             if code in _FAILED_CODES:
                 self._add_usage(caller, place, UsageCount(failed=1))
                 self._gateway.usage.failures.note(_status(code), _subject(caller, place))
-            await context.abort(code, told)
+            await context.abort(code, told, retry_metadata(error))
         except MataError as error:
+            self._gateway.admissions.note_unlinked(error)
             await _abort(context, error)
         except OSError:  # the server has no address that may be asked
             await _abort(context, no_server())
@@ -222,7 +225,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         if destination.target not in place.route.targets:
             raise NotFound("The stream's server does not have this model")
         self._check_regions(place, message)
-        day = self._gateway.limits.admit(caller.consumer).day
+        day = self._gateway.admissions.admit(caller.consumer, place).day
         if requested.step is not None:
             self._gateway.selector.bind(place, requested.step, destination, caller.consumer.id)
         self._gateway.usage.note(day, _subject(caller, place), 200, len(message), 0)
@@ -250,14 +253,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         return Caller(callers.consumer_of_keys(self._gateway.snapshot, keys), application)
 
     def _place(self, caller: Caller, model: str) -> Place:
-        """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""
+        """Return the route to a model. Raises ``NotFound`` and ``Unlinked``."""
         every = self._gateway.snapshot.models.get(model, ())
         named = [e for e in every if caller.application in {"", e.application.name}]
         for place in named:
             if caller.consumer.id in place.application.consumers:
                 return place
         if named:
-            raise NotLinked(f"{caller.consumer.name} may not use this application")
+            raise Unlinked(caller.consumer.name, named[0].application.name)
         raise NotFound(f"No such model: {model[:64]}")
 
     async def _read_first(self, context: Any, caller: Caller, share: Share) -> bytes:
@@ -285,4 +288,5 @@ def _subject(caller: Caller, place: Place) -> Subject:
 
 
 async def _abort(context: Any, error: MataError) -> None:
-    await context.abort(_CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail)
+    code, seconds = _CODES.get(error.status, grpc.StatusCode.INTERNAL), retry_seconds(error)
+    await context.abort(code, error.detail, () if seconds is None else (("retry-after", seconds),))

@@ -47,6 +47,7 @@ MAX_SESSIONS = 100_000
 """Sessions that are remembered."""
 MAX_RESPONSE_BYTES = 1 << 20
 """Bytes of what a server answers about a session that it made."""
+_LATER = "retry-after"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_DESCRIPTION_BYTES = 65_536
 """Bytes of a session's description."""
@@ -116,8 +117,10 @@ class VideoSessions:
             model = _model_in_json(body)
             place, consumer = self._place(scope, request, model)
             self._gateway.grants.check(consumer, place, "ws")  # the place is of the head's time
-            day = self._gateway.limits.admit(consumer).day
-            target, status, made = await self._create_counted(place, consumer, body, request, day)
+            day = self._gateway.admissions.admit(consumer, place).day
+            target, status, made, later = await self._create_counted(
+                place, consumer, body, request, day
+            )
         finally:
             share.give_back()
         if status == 201:
@@ -128,7 +131,7 @@ class VideoSessions:
                 request,
             )
         return web.Response(
-            body=msgspec.json.encode(made), status=status, content_type=headers.JSON
+            body=msgspec.json.encode(made), status=status, content_type=headers.JSON, headers=later
         )
 
     async def _create_counted(
@@ -138,21 +141,23 @@ class VideoSessions:
         body: BufferedBody | StreamingBody | None,
         request: web.Request,
         day: int,
-    ) -> tuple[Target, int, dict[str, Any]]:
-        """Return which server was asked for a session, the status and the answer; count it."""
+    ) -> tuple[Target, int, dict[str, Any], dict[str, str]]:
+        """Return which server was asked for a session, and as ``_create_at``; count it."""
         status, reason = Unavailable.status, ""
         try:
             destination = self._gateway.selector.choose(place, "")
             if destination is None:
                 raise Unavailable("The model is not ready on any server", retry_after=1)
-            status, made = await self._create_at(place, destination.target, consumer, body, request)
+            status, made, later = await self._create_at(
+                place, destination.target, consumer, body, request
+            )
         except MataError as error:
             status, reason = error.status, error.detail
             raise
         finally:
             subject = Subject(consumer.name, place.application.name, place.route.model)
             self._gateway.usage.note(day, subject, status, 0, 0, reason=reason)
-        return destination.target, status, made
+        return destination.target, status, made, later
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
         """Return a model's route, and the consumer. Raises ``NotFound``, as ``authenticate``."""
@@ -170,8 +175,8 @@ class VideoSessions:
         consumer: Consumer,
         body: BufferedBody | StreamingBody | None,
         request: web.Request,
-    ) -> tuple[int, dict[str, Any]]:
-        """Return the status and the answer of the server that makes a session."""
+    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Return a server's status and answer, and when to ask it again for a session."""
         fields = headers.request_headers(
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
@@ -181,9 +186,13 @@ class VideoSessions:
             check_key_accepted(target, answer.status)
             raw = await read_body(answer, place.application.timeout, MAX_RESPONSE_BYTES)
             try:
-                return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
+                made = msgspec.json.decode(raw, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise UpstreamFailure("The server's answer is not a session", sent=True) from None
+            later = {
+                n: v for n, v in headers.response_headers(answer.fields) if n.lower() == _LATER
+            }
+            return answer.status, made, later
 
     def _remember(
         self, made: Mapping[str, Any], session: GatewaySession, scope: Scope, request: web.Request
