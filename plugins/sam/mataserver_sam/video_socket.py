@@ -84,6 +84,7 @@ class VideoSocket:
         """Receive a request from the client and answer it; return the code to close with."""
         code = _NORMAL
         try:
+            self._sessions.get(name, caller)  # at once: who waits for frames may never ask
             asked = await self._receive_request()
             if asked is not None:
                 await self._while_connected(self._answer(name, caller, asked))

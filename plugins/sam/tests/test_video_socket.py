@@ -133,9 +133,8 @@ async def test_a_request_that_is_no_socket(api):
 
 
 async def test_sessions_that_cannot_be_streamed(api, video_path, long_video_path):
-    """An unknown session, one without prompts and a busy one are told as errors."""
+    """An unknown session, told at once, one without prompts and a busy one are told as errors."""
     async with api.http.ws_connect("/api/v1/video/ws/propagate/nobody") as socket:
-        await socket.send_json({})
         assert await received(socket) == [{"type": "error", "error": "Session not found: nobody"}]
     async with api.session(video_path) as one, one.stream() as socket:
         await socket.send_json({})
