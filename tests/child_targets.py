@@ -92,6 +92,20 @@ def polite(parent):
     time.sleep(600)
 
 
+def reluctant(parent):
+    """Write a file half a second after being asked to end."""
+    import signal
+
+    def leave(_number, _frame):
+        time.sleep(0.5)
+        Path(parent.arguments[0]).write_text("left")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    parent.send({"ready": True})
+    time.sleep(600)
+
+
 def main():
     """Print the arguments: this module as a target."""
     sys.stdout.write(f"{sys.argv[1:]}\n")

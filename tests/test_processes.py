@@ -100,6 +100,43 @@ async def test_grace(tmp_path):
     assert (tmp_path / "note").read_text() == "left"
 
 
+async def using(folder, used):
+    """Run a child that takes half a second to end; add it to ``used`` once it is ready."""
+    async with run_process(child_targets.reluctant, [str(folder / "note")], grace=10.0) as child:
+        await anext(child.messages(dict))
+        used.append(child)
+        await asyncio.Event().wait()
+
+
+async def test_a_user_that_is_cancelled_twice(tmp_path):
+    """The child has its grace all the same, and none of it is left behind."""
+    used = []
+    user = asyncio.create_task(using(tmp_path, used))
+    await until(lambda: used)
+    for _ in range(3):
+        user.cancel()
+        await asyncio.sleep(0.1)
+    with pytest.raises(asyncio.CancelledError):
+        await user
+    assert (tmp_path / "note").read_text() == "left"
+    assert used[0]._process._transport.is_closing()
+
+
+async def test_a_loop_that_ends_with_a_child(tmp_path):
+    """The child is killed as the loop ends, which cancels its end, too."""
+    used = []
+
+    async def leave():
+        user = asyncio.create_task(using(tmp_path, used))
+        await until(lambda: used)
+        user.cancel()
+        await asyncio.sleep(0.1)  # its end has begun
+
+    await asyncio.to_thread(asyncio.run, leave())
+    await until(lambda: gone(used[0].pid))
+    assert not (tmp_path / "note").exists()
+
+
 async def test_modules_and_programs():
     """A module runs as ``python -m`` does, a program as it is."""
     async with run_process("child_targets", ["a", "b"]) as child:

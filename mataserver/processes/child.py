@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from signal import SIGKILL, SIGTERM
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -127,6 +128,22 @@ class Child:
 
     async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
         """Signal ``ask``, wait up to ``grace`` seconds, then kill it with its process group."""
+        try:
+            await self._end(grace, ask)
+        except asyncio.CancelledError:  # its loop ends
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Kill it without waiting for its pipes: neither it nor they are left behind."""
+        self.signal(SIGKILL)
+        transport = self._process._transport  # type: ignore[attr-defined] # noqa: SLF001
+        transport.close()
+        if (running := transport.get_extra_info("subprocess")) is not None:
+            with contextlib.suppress(TimeoutExpired):
+                running.wait(PIPE_SECONDS)  # it is killed: this reaps it
+
+    async def _end(self, grace: float, ask: int) -> None:
         if self._process.returncode is None and grace:
             self.signal(ask)
             with contextlib.suppress(TimeoutError):
@@ -213,8 +230,10 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
         ending = asyncio.ensure_future(child.end(grace))
         try:
             await asyncio.shield(ending)
-        except asyncio.CancelledError:
-            await ending  # a cancelled caller must not leave a child or tasks behind
+        except asyncio.CancelledError:  # it must not leave a child behind, however often it comes
+            while not ending.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([ending])
             raise
 
 

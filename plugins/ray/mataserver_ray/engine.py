@@ -142,7 +142,9 @@ class RayEngine:
                 try:
                     await asyncio.shield(ending)
                 except asyncio.CancelledError:
-                    await ending
+                    while not ending.done():  # cancels may recur
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asyncio.wait([ending])
                     raise
         finally:
             self.cluster.kill(token)

@@ -103,8 +103,15 @@ async def _open_video(model: ModelHandle, name: str, path: str, gpu_ids: list[in
     try:
         info: VideoInfo = await asyncio.shield(opening)
     except asyncio.CancelledError:
-        with contextlib.suppress(MataError):
-            await opening
-            await model.call("video", "close", name)
+        closing = asyncio.ensure_future(_close_opened(model, name, opening))
+        while not closing.done():  # cancels may recur
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([closing])
         raise
     return info
+
+
+async def _close_opened(model: ModelHandle, name: str, opening: asyncio.Future[VideoInfo]) -> None:
+    with contextlib.suppress(MataError):
+        await opening
+        await model.call("video", "close", name)
