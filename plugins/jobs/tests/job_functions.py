@@ -13,12 +13,17 @@ from mataserver import BadRequest
 
 
 def count(job):
-    """Count to ``spec["to"]``, a step each 10 ms, from where an earlier attempt stopped."""
-    book = job.work / "counted"
+    """Count to ``spec["to"]``, a step each 10 ms, from where an earlier attempt stopped.
+
+    Half-way it waits while there is a file ``hold`` beside the folder of jobs.
+    """
+    book, hold = job.work / "counted", job.folder.parents[1] / "hold"
     done = int(book.read_text()) if book.exists() else 0
     for number in range(done, job.spec["to"]):
         job.report("counting", number, job.spec["to"], f"{number} of {job.spec['to']}")
         time.sleep(0.01)
+        while number == job.spec["to"] // 2 and hold.exists():
+            time.sleep(0.01)
         with (job.output / "steps").open("a") as file:
             file.write(f"{number}\n")
         fresh = job.work / "counted.new"
