@@ -60,7 +60,7 @@ WORKERS ?= $(shell $(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0
 test: $(VENV)/.setup  ## the tests, but for those of test-long, test-engines, test-fleet and so on
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
 
-test-long: $(VENV)/.setup  ## the slowest files: a thirtieth of the tests, which take as long as half of the others
+test-long: $(VENV)/.setup  ## the slowest files: a twelfth of the tests, which take longer than all others together
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
 
 test-again: $(VENV)/.setup  ## the tests that failed the last time, one after the other

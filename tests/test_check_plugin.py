@@ -17,6 +17,8 @@ from plugin_sources import (
     plugin_fixture,  # noqa: F401 - fixtures
 )
 
+pytestmark = pytest.mark.long
+
 PROVIDED = sorted(importlib.metadata.entry_points(group=plugin_host.GROUP).names)
 
 

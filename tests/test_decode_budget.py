@@ -22,6 +22,8 @@ from mataserver import (
 from mataserver_client import AsyncClient, FrameError
 from slow_pictures import slow_jpeg
 
+pytestmark = pytest.mark.long
+
 BUDGET = 0.25
 PLAIN = picture(form="JPEG")
 

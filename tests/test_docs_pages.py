@@ -16,6 +16,8 @@ from mataserver import testing
 from mataserver.http import examples
 from mataserver_openai import completions
 
+pytestmark = pytest.mark.long
+
 DEFAULTS = {"opencv-qr": "detect", "rapidocr": "ocr"}
 # What a person does: opens the upload and presses "Try it out".
 FIELDS = """(async () => {

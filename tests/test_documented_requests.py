@@ -12,6 +12,8 @@ import pytest
 from conftest import POINTS
 from mataserver import testing
 
+pytestmark = pytest.mark.long
+
 GUESTS = ("accounts", "cameras", "database", "fleet", "jobs", "reconstruct", "sam")
 TEXTS = (
     *("", "0", "1", "-1", "7", "1000", "1001", "2147483647", "9" * 17, "a", "a b", "0.5", "none"),

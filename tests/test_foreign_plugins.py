@@ -27,6 +27,8 @@ from mataserver_jobs import upload_routes, upload_writer
 from mataserver_reconstruct import archive, exif
 from mataserver_reconstruct.spec import Limits
 
+pytestmark = pytest.mark.long
+
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
     b"Connection: keep-alive, X-Own\r\nX-Own: 1"

@@ -11,6 +11,8 @@ from conftest import POINTS
 from mataserver import testing
 from service_plugins import folder, plugin
 
+pytestmark = pytest.mark.long
+
 __all__ = ["folder", "plugin"]
 
 LINGERING = 9.0

@@ -19,6 +19,8 @@ from mataserver.sources.meter import NoSpaceError
 from mataserver.sources.source_child import FolderMeter
 from source_rig import Asking, kept, plugin_writer
 
+pytestmark = pytest.mark.long
+
 ODD = """
 import os, signal, sys, time
 from pathlib import Path

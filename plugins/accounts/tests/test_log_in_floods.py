@@ -14,6 +14,8 @@ from argon2 import PasswordHasher
 from mataserver_accounts.login_delays import client_network
 from mataserver_accounts.passwords import THREADS, Passwords
 
+pytestmark = pytest.mark.long
+
 MANY, ADDRESSES = 1_000, 8
 
 

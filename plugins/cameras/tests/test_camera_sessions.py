@@ -43,6 +43,8 @@ from stream_peers import (
     session_info,
 )
 
+pytestmark = pytest.mark.long
+
 LABEL = f"{WIDTH}x{HEIGHT}"
 SILENT = "The camera gives no frames: it sent nothing for too long"
 

@@ -14,7 +14,7 @@ from test_finding import press
 from test_trying import NAMES
 from test_two_tabs import slow_job
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 FIELD = "document.querySelector('[data-param=confidence] input[type=number]')"
 COPY = 1
 """The operation that a drag offers."""

@@ -11,7 +11,7 @@ from console_pages import CHROMIUM, TABS, ran, served, shown
 
 from conftest import picture
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 LAST = "document.querySelector('.turn:last-child .answer')?.innerText"
 DONE = "!!document.querySelector('.turn:last-child .help')"
 WITH = "(document.querySelector('.talk form .row')?.innerText ?? '')"

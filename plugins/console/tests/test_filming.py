@@ -24,7 +24,7 @@ if SAM not in sys.path:  # behind all others, which have a conftest too
 
 import movies  # noqa: E402 - from beside the plugin whose sessions these are
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 COUNT = 40
 SHOWN = "document.querySelector('.shot img')?.complete && document.querySelector('.took').innerText"
 BOXES = """[...document.querySelectorAll('.over g .mask')]

@@ -17,7 +17,7 @@ if FLEET not in sys.path:  # behind all others, which have a conftest too
 from onnx_files import adding  # noqa: E402
 from stand_in_triton import StandIn  # noqa: E402
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 PARTS = ("database", "accounts", "fleet")
 
 

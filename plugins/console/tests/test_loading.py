@@ -12,7 +12,7 @@ from console_pages import CHROMIUM, served, shown
 
 from mataserver_console import modules
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 PAGES = ["try", "compare", "ask", "segment", "live", "jobs", "fleet", "models", "server"]
 WEB = importlib.resources.files("mataserver_console") / "web"
 ASKED = """(() => {

@@ -6,7 +6,7 @@ import pytest
 from console_pages import CHROMIUM, asked, shown
 from test_fleet import fleet, part, pushed
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 COUNT = 60
 FEWER = """window.real = fetch; window.fetch = (path, options) =>
   real(String(path).replace("limit=1000", "limit=25"), options); 0"""

@@ -12,7 +12,7 @@ from console_pages import CHROMIUM, KEYS, SQUARE, asked, served, shown
 
 from mataserver.engines.memory import Gpu, MemoryProbe
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 
 
 async def test_units(tmp_path):

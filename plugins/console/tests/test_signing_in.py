@@ -13,7 +13,7 @@ from console_pages import CHROMIUM, asked, served, shown
 
 from mataserver import testing
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 SECRETS = """JSON.stringify([location.href, document.documentElement.outerHTML, { ...localStorage },
   { ...sessionStorage }, [...document.querySelectorAll("input")].map((e) => e.value)])"""
 

@@ -6,7 +6,7 @@ import pytest
 from console_pages import CHROMIUM
 from test_filming import BOXES, COUNT, before, movies, opened, sessions
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 MARKS = "document.querySelectorAll('.clicks .point').length"
 LATER = """(() => {
   const real = setTimeout;

@@ -12,7 +12,7 @@ from console_pages import CHROMIUM, ELSEWHERE, SQUARE, TABS, large, ran, served,
 from PIL import Image
 from planted import CORNERS
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 BOXES = "[...document.querySelectorAll('.over .line')].map((e) => e.getAttribute('d'))"
 NAMES = "[...document.querySelectorAll('.found li[data-n] > :nth-child(2)')].map((e) => e.title)"
 TAGS = "[...document.querySelectorAll('.tagbox')].map((e) => e.innerText.trim())"

@@ -12,7 +12,7 @@ import pytest
 from console_pages import CHROMIUM, served, shown
 from PIL import Image, TiffImagePlugin
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.long]
 WIDTH, HEIGHT = 96, 48
 SIZE = f"{WIDTH} \N{MULTIPLICATION SIGN} {HEIGHT}"
 ORIENTATION, SUBFILE = 0x112, 254

@@ -14,6 +14,8 @@ from mataserver_database import Busy, Database, answer_limit, changes
 from mataserver_database.testing import new_database
 from silent_way import SilentWay
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 20.0
 """Seconds for what takes under one: without it a test would wait for as long as the database."""
 

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from aiohttp import web
 from onnx_files import adding
 from stand_in_fleet import until
@@ -16,6 +17,8 @@ from test_models import CONFIG, form, push
 
 from mataserver_fleet.triton_answers import TritonError, Unreachable
 from mataserver_fleet.triton_push import Push
+
+pytestmark = pytest.mark.long
 
 ONNX = {"1/model.onnx": adding(1)}
 

@@ -6,9 +6,12 @@ import asyncio
 import logging
 import re
 
+import pytest
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import form, push
+
+pytestmark = pytest.mark.long
 
 MAKING = {"/api/tritons", "/api/models", "/api/users", "/api/apps", "/api/consumers"}
 WITHOUT = MAKING | {"/api/login", "/api/logout"}

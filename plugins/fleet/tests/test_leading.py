@@ -17,6 +17,8 @@ from mataserver_fleet.tables import FACTS, MODELS, SCHEMA
 from mataserver_fleet.triton_answers import ModelCount
 from mataserver_fleet.triton_metrics import MAX_AGE_SECONDS, TritonMetrics
 
+pytestmark = pytest.mark.long
+
 OK = {"status": "ok"}
 
 

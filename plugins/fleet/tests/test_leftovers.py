@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 import sqlalchemy as sa
 from aiohttp import web
 from onnx_files import adding
@@ -12,6 +13,8 @@ from test_models import push
 
 from mataserver_database import Database
 from mataserver_fleet.tables import LEFTOVERS
+
+pytestmark = pytest.mark.long
 
 
 async def cut_off(fleet, number=0):

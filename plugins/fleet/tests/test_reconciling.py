@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from onnx_files import adding
 from stand_in_fleet import until
 from test_models import form
@@ -11,6 +12,8 @@ from test_models import form
 from mataserver_fleet.loading import ModelLoader
 from mataserver_fleet.placements import Placement
 from mataserver_fleet.reconciler import Reconciler
+
+pytestmark = pytest.mark.long
 
 OK = {"status": "ok"}
 

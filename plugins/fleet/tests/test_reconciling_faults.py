@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 
+import pytest
 import sqlalchemy as sa
 from aiohttp import web
 from stand_in_fleet import FAST, until
@@ -17,6 +18,8 @@ from mataserver_fleet.placements import Placements
 from mataserver_fleet.retry_delays import RetryDelays
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import PLACEMENTS
+
+pytestmark = pytest.mark.long
 
 OK = {"status": "ok"}
 DAY = 86_400.0

@@ -11,6 +11,8 @@ from stand_in_fleet import FAST, Fleet, until
 from stand_in_triton import stand_ins
 from test_models import form, push
 
+pytestmark = pytest.mark.long
+
 BAD = adding(13)
 
 

@@ -27,6 +27,8 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover
 
+pytestmark = pytest.mark.long
+
 POINTS = testing.installed("hf")
 
 

@@ -31,6 +31,8 @@ from mataserver_client import (
     patience,
 )
 
+pytestmark = pytest.mark.long
+
 DATA = random.Random(7).randbytes(1_000_000)
 
 

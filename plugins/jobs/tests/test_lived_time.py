@@ -12,6 +12,8 @@ from mataserver_jobs.lived_time import PERIOD_SECONDS, LivedTime
 from mataserver_jobs.store import Store
 from mataserver_jobs.uploads import Uploads
 
+pytestmark = pytest.mark.long
+
 DECADES = 50 * 365 * 86_400.0
 KEEP = 7_200.0
 

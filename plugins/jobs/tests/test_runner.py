@@ -26,6 +26,8 @@ from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
 from mataserver_jobs.webhooks import Webhooks
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from serving_jobs import SMALL, JobsClient, register
 
+pytestmark = pytest.mark.long
+
 DRAIN = 1.0
 SERVER = """
 import asyncio, json, sys

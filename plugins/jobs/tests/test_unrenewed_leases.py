@@ -24,6 +24,8 @@ from mataserver_jobs.store import Store
 from mataserver_jobs.supervisor import Supervisor
 from mataserver_jobs.table import SCHEMA
 
+pytestmark = pytest.mark.long
+
 
 class CutOff(Store):
     """A queue whose database is ``away`` for this server alone."""

@@ -12,6 +12,8 @@ from mataserver import BadRequest
 from mataserver_ocr import quads, strips
 from mataserver_ocr.rapidocr import RapidOcrParams
 
+pytestmark = pytest.mark.long
+
 SIDE = 960
 
 

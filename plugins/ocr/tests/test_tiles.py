@@ -9,6 +9,8 @@ from mataserver_ocr import page_reader, strips, tiles
 from mataserver_ocr.page_reader import PageReader
 from mataserver_ocr.rapidocr import RapidOcrParams
 
+pytestmark = pytest.mark.long
+
 SIDE = 960
 
 

@@ -18,6 +18,8 @@ from mataserver import MataError
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.export import command, comparison, families, photos, tracing, trial
 
+pytestmark = pytest.mark.long
+
 TASKS = {
     "rt_detr": "detect",
     "vit": "classify",

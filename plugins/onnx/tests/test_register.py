@@ -20,6 +20,8 @@ from mataserver_onnx import backends
 from mataserver_onnx.export import command, families
 from own_processes import descendants
 
+pytestmark = pytest.mark.long
+
 BACKENDS = {each.task: each for each in backends()}
 FRAMEWORKS = ("libtorch", "torch_python", "safetensors", "tokenizers")
 

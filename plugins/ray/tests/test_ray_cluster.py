@@ -44,6 +44,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is missing"),
     pytest.mark.timeout(240),
+    pytest.mark.long,
 ]
 SOON = 100.0
 """Seconds for what takes some on a machine with other work."""

@@ -34,6 +34,8 @@ from mataserver_ray.engine import RayEngine
 from stand_in_cluster import Daemon, broker
 from test_engine_contract import EXITS, PLACE, SOON, answers, assignment, job, labels, started
 
+pytestmark = pytest.mark.long
+
 __all__ = ["assignment"]
 
 

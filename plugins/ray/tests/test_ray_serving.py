@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import aiohttp
 import psutil
+import pytest
 from served_on_ray import (
     POINTS,
     ask,
@@ -27,6 +28,8 @@ from mataserver_ray.broker_messages import Node
 from mataserver_ray.gauges import MAX_NODES, OTHERS, ClusterGauges
 from stand_in_cluster import MEMORY
 from test_engine_contract import SOON
+
+pytestmark = pytest.mark.long
 
 
 async def test_a_server_outlives_the_head(cluster, tmp_path):

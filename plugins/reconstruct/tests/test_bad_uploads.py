@@ -19,7 +19,7 @@ from serving_reconstruct import QUICK, asking, packed, session
 from test_archive import BAD, PICTURE
 from test_archive import packed as packed_entries
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.long]
 
 
 def picture(size=(320, 240), colour=(200, 200, 200), kind="JPEG"):

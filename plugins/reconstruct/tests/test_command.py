@@ -15,8 +15,7 @@ import pytest
 from apart import stand_still, until_asked_to_end
 from PIL import Image
 
-pytestmark = pytest.mark.timeout(600)
-
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 COMMAND = [sys.executable, "-m", "mataserver", "reconstruct"]
 SMALL = ["--max-size", 640, "--max-keypoints", 1024]
 

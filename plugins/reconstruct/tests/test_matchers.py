@@ -21,8 +21,7 @@ from mataserver import InvalidParams, Unavailable
 from mataserver_reconstruct import matchers, weights
 from mataserver_reconstruct.weights import Checkpoint, DetectorAndMatcher, ExternalProgram, Matchers
 
-pytestmark = pytest.mark.timeout(300)
-
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 PLANTED = str(Path(planted_scene.__file__))
 ASKED = {"matcher": "mast3r", "max_size": 640}
 

@@ -24,6 +24,8 @@ from mataserver_sam.network import Network
 from mataserver_sam.object_track import ObjectTrack
 from mataserver_sam.text_tracks import TextSession, TextTracks
 
+pytestmark = pytest.mark.long
+
 COUNT, MIDDLE = 20, 3
 FORWARD = [(frame, False) for frame in range(COUNT)]
 BACKWARD = [(frame, True) for frame in range(COUNT - 1, -1, -1)]
