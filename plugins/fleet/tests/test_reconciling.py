@@ -261,6 +261,7 @@ async def test_a_version_that_fails(fleets):
         await fleet.tritons[0].start()
         await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[0].models))
         assert fleet.tritons[0].models["m"]["files"] == {"1/model.onnx": adding(1)}
+        await fleet.state(0, "ready")  # else the load is refused, as it is away
         for triton in fleet.tritons:
             triton.refuse = None
         assert (await fleet.load())[0] == 200
