@@ -174,34 +174,37 @@ class Stream:
         Raises as ``RequestClient.request`` does, and ``ConnectionError`` when the tracker's memory
         is lost: the job begins again.
         """
-        begun, pause = time.monotonic(), PAUSE_SECONDS
-        while (answer := self._runner.run(self._ask(image))) is None:
+        begun, pause, deaths = time.monotonic(), PAUSE_SECONDS, 0
+        while isinstance(answer := self._runner.run(self._ask(image)), str):
             self._check()
+            deaths += _LOAD_DEATH in answer
+            if deaths == LOADS:
+                raise MataError(answer)
             if time.monotonic() - begun > RETRY_LIMIT_SECONDS:
                 raise TimeoutError("the server was busy for too long")
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
         return answer
 
-    async def _ask(self, image: bytes) -> Answer | None:
-        """Return the answer to a frame; None if the tracker was not given it."""
+    async def _ask(self, image: bytes) -> Answer | str:
+        """Return the answer to a frame, or why the tracker was not given it for now."""
         from aiohttp import ClientError
 
         if self._socket.closed:
             try:
                 await self._connect()
             except ClientError:  # busy, or restarting: as in ``send_once``
-                return None
+                return "the server cannot be reached"
         await self._socket.send_bytes(image)
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._receive()
 
-    async def _receive(self) -> Answer | None:
+    async def _receive(self) -> Answer | str:
         while True:
             message = await self._socket.receive()
             if not isinstance(message.data, str):
                 if self._socket.close_code == _TRY_AGAIN_LATER:
-                    return None
+                    return "the server has no room"
                 raise ConnectionResetError("the stream has ended")
             value = msgspec.json.decode(message.data)
             if value.get("reset"):
@@ -209,7 +212,8 @@ class Stream:
             if "type" not in value:
                 return Answer(value)
             if value["type"] == "error":
-                return None if "retry_after" in value else Answer(None, str(value["detail"]))
+                detail = str(value["detail"])
+                return detail if "retry_after" in value else Answer(None, detail)
 
     def close(self) -> None:
         """End the session."""

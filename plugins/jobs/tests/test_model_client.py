@@ -56,10 +56,9 @@ def test_what_is_refused_otherwise(params):
     assert len(server.asked) == 1
 
 
-async def test_a_server_without_room_is_asked_again():
-    """A frame that a full server refused is sent again, after a close in a session that goes on."""
-    refusal = {"type": "error", "frame_id": 1, "detail": "Any sentence", "retry_after": 1}
-    replies = iter([None, refusal, {"detections": []}])
+@contextlib.asynccontextmanager
+async def streaming(reply):
+    """Serve a session; ``reply`` gives the message to a frame, None closes. Yield access, frames."""
     frames = []
 
     async def stream(request):
@@ -67,11 +66,11 @@ async def test_a_server_without_room_is_asked_again():
         await socket.prepare(request)
         async for message in socket:
             frames.append((request.path, message.data))
-            reply = next(replies)
-            if reply is None:
+            told = reply()
+            if told is None:
                 await socket.close(code=1013)
             else:
-                await socket.send_json(reply)
+                await socket.send_json(told)
         return socket
 
     async def session(request):
@@ -81,9 +80,33 @@ async def test_a_server_without_room_is_asked_again():
     app = web.Application()
     app.add_routes([web.view("/v1/sessions{_:.*}", session), web.get("/v1/stream/{id}", stream)])
     async with TestServer(app) as server:
-        access = Access(str(server.make_url("")).rstrip("/"), "token")
+        yield Access(str(server.make_url("")).rstrip("/"), "token"), frames
+
+
+async def test_a_server_without_room_is_asked_again():
+    """A frame that a full server refused is sent again, after a close in a session that goes on."""
+    refusal = {"type": "error", "frame_id": 1, "detail": "Any sentence", "retry_after": 1}
+    replies = iter([None, refusal, {"detections": []}])
+    async with streaming(lambda: next(replies)) as (access, frames):
         assert await asyncio.to_thread(asked_once, access) == Answer({"detections": []})
     assert frames == [("/v1/stream/sess_1", b"frame")] * 3
+
+
+async def test_what_no_retry_helps_is_the_frame_s_answer():
+    """The job goes on with the next frame."""
+    async with streaming(lambda: {"type": "error", "frame_id": 0, "detail": "Bad"}) as (access, _):
+        assert await asyncio.to_thread(asked_once, access) == Answer(None, "Bad")
+
+
+async def test_a_model_whose_loads_kill_its_worker(monkeypatch):
+    """A frame is not sent for a quarter of an hour then: the job is told after some loads."""
+    monkeypatch.setattr("mataserver_jobs.model_client.PAUSE_SECONDS", 0.01)
+    detail = "The model could not be loaded: its worker died"
+    refusal = {"type": "error", "frame_id": 0, "detail": detail, "retry_after": 2}
+    async with streaming(lambda: refusal) as (access, frames):
+        with pytest.raises(MataError, match=detail):
+            await asyncio.to_thread(asked_once, access)
+    assert len(frames) == 5
 
 
 @pytest.mark.parametrize(
