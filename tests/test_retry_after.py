@@ -27,7 +27,7 @@ def test_seconds_are_rounded_up(after, seconds):
     """A client that waits as long as it is told does not come too early."""
     error = Unavailable("Busy", retry_after=after)
     assert error_response(error).headers["Retry-After"] == str(seconds)
-    assert StreamError.of(Failure.of(error), 3).retry_after == seconds
+    assert StreamError.of(Failure.of(error).error(), 3).retry_after == seconds
 
 
 def test_an_event_and_a_message_have_what_an_answer_has():

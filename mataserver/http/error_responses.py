@@ -7,7 +7,6 @@ protocol an error keeps its status and changes its form.
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.contract.routes import ErrorForm
-    from mataserver.engines.worker_errors import Failure
 
 log = logging.getLogger("mataserver.http")
 
@@ -60,8 +58,8 @@ def error_response(error: MataError) -> web.Response:
     headers = {}
     if error.status in _CLOSING_STATUSES:
         headers["Connection"] = "close"
-    if (later := retry_seconds(error)) is not None:
-        headers["Retry-After"] = str(later)
+    if error.retry_seconds is not None:
+        headers["Retry-After"] = str(error.retry_seconds)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return web.Response(
@@ -72,12 +70,7 @@ def error_response(error: MataError) -> web.Response:
     )
 
 
-def retry_seconds(error: MataError | Failure) -> int | None:
-    """Return the whole seconds after which a retry may succeed, rounded up; None if unknown."""
-    return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
-
-
-def figures(error: MataError | Failure) -> dict[str, Any]:
+def figures(error: MataError) -> dict[str, Any]:
     """Return which memory falls short by how much, where that is why."""
     shortage = error.shortage if isinstance(error, OutOfMemory) else None
     return {} if shortage is None else msgspec.structs.asdict(shortage)

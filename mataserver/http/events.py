@@ -20,7 +20,7 @@ from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import accept_header, codec
 from mataserver.http.common_headers import REQUEST_ID
-from mataserver.http.error_responses import figures, retry_seconds
+from mataserver.http.error_responses import figures
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
 from mataserver.http.revocation import RevocableWait, watch_revocation
 
@@ -42,8 +42,7 @@ def is_requested(request: web.Request) -> bool:
 
 def error_event(error: MataError) -> bytes:
     """Return the last event of a failed request. What else would be a header is a field of it."""
-    later = retry_seconds(error)
-    retry = {} if later is None else {"retry_after": later}
+    retry = {} if error.retry_seconds is None else {"retry_after": error.retry_seconds}
     return event("error", {"detail": error.detail, **figures(error), **retry})
 
 

@@ -18,7 +18,7 @@ from aiohttp import WebSocketError, WSMsgType
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.http import codec
-from mataserver.http.error_responses import figures, retry_seconds
+from mataserver.http.error_responses import figures
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from aiohttp import WSMessage, web
 
     from mataserver.contract.envelope import Format
-    from mataserver.engines.worker_errors import Failure
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.lifecycle import Lifecycle
@@ -87,15 +86,10 @@ class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
     limit_mb: float | UnsetType = UNSET
 
     @classmethod
-    def of(cls, error: MataError | Failure, frame: int) -> StreamError:
+    def of(cls, error: MataError, frame: int) -> StreamError:
         """Return the answer to a frame that failed."""
-        later = retry_seconds(error)
-        return cls(
-            frame_id=frame,
-            detail=error.detail,
-            retry_after=UNSET if later is None else later,
-            **figures(error),
-        )
+        later = UNSET if error.retry_seconds is None else error.retry_seconds
+        return cls(frame_id=frame, detail=error.detail, retry_after=later, **figures(error))
 
 
 class StreamToken(Struct, tag_field="type", tag="token"):

@@ -250,7 +250,7 @@ class Connection(Channel):
             await self._answer(body)
             note_sent(self._settings, self._session, taken, body, self._form)
             return
-        await self._answer(StreamError.of(result.failure, taken.number))
+        await self._answer(StreamError.of(result.failure.error(), taken.number))
         if result.failure.status >= 500 and result.failure.status not in _TRANSIENT_STATUSES:
             self.request_close(INTERNAL, "inference failed")
 

@@ -77,7 +77,7 @@ class Viewer(Channel):
         if isinstance(found, StreamError):
             return found
         if found.failure is not None:
-            return StreamError.of(found.failure, found.number)
+            return StreamError.of(found.failure.error(), found.number)
         reset, self._reset = self._reset, False
         dropped = found.dropped + self._replaced
         fields = self._session.fields(found.number, found.timing, dropped, reset=reset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 
@@ -32,6 +34,11 @@ class MataError(Exception):
         self.status = self.status if status is None else status
         self.retry_after = retry_after
         self.hint = hint
+
+    @property
+    def retry_seconds(self) -> int | None:
+        """``retry_after`` in whole seconds, rounded up and at least 1; None if it is unknown."""
+        return None if self.retry_after is None else max(1, math.ceil(self.retry_after))
 
     @property
     def told(self) -> str:

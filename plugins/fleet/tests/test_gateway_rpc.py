@@ -34,7 +34,7 @@ class Peer(grpc.GenericRpcHandler):
     def __init__(self, name):
         self.name = name.encode()
         self.seen, self.metadata = [], []
-        self.code = None
+        self.code, self.trailers = None, ()
         self.pause = asyncio.Event()
         self.pause.set()
         self.cancelled = 0
@@ -63,7 +63,7 @@ class Peer(grpc.GenericRpcHandler):
                 self.cancelled += 1
                 raise
             if self.code is not None:
-                await context.abort(self.code, "as it was told")
+                await context.abort(self.code, "as it was told", self.trailers)
             return self.name + b":" + message
 
         return grpc.unary_unary_rpc_method_handler(call)
@@ -300,6 +300,10 @@ async def test_what_a_server_says_is_passed_on(door):
     door.peers[0].code = grpc.StatusCode.INVALID_ARGUMENT
     assert await door.ask() == "INVALID_ARGUMENT"
     assert len(door.peers[0].seen) == 1
+    door.peers[0].code = grpc.StatusCode.UNAVAILABLE
+    for told, passed in (("7", "7"), ("soon", None)):
+        door.peers[0].trailers = (("retry-after", told), ("secret", "x"))
+        assert await door.later() == passed
     door.peers[0].code = None
     door.peers[0].pause.clear()
     assert await door.ask(timeout=0.2) == "DEADLINE_EXCEEDED"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +216,6 @@ def _ending(result: Result) -> CompletionEnd:
 
 def _failed(error: MataError) -> bytes:
     problem = chat_problem(error.status, error.detail)
-    if error.retry_after is not None:
-        problem.error.retry_after = max(1, math.ceil(error.retry_after))
+    if error.retry_seconds is not None:
+        problem.error.retry_after = error.retry_seconds
     return answer.event(problem)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 import msgspec
 from aiohttp import web
@@ -48,8 +47,8 @@ def linger(request: web.Request) -> None:
 def problem(error: MataError) -> web.Response:
     """Return the answer for an error, in the protocol's form."""
     fields = {}
-    if (seconds := retry_seconds(error)) is not None:
-        fields["Retry-After"] = seconds
+    if error.retry_seconds is not None:
+        fields["Retry-After"] = str(error.retry_seconds)
     if error.status == InvalidKey.status:
         fields["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
@@ -58,11 +57,6 @@ def problem(error: MataError) -> web.Response:
     if error.status in _CLOSING_STATUSES:
         response.force_close()
     return response
-
-
-def retry_seconds(error: MataError) -> str | None:
-    """Return the whole seconds after which a retry may succeed; None if unknown."""
-    return None if error.retry_after is None else str(max(1, math.ceil(error.retry_after)))
 
 
 def json(value: object, status: int = 200, fields: dict[str, str] | None = None) -> web.Response:

@@ -16,7 +16,6 @@ import grpc
 
 from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import callers, protobuf
-from mataserver_fleet.gateway.answers import retry_seconds
 from mataserver_fleet.gateway.channels import outcome_of, retry_metadata
 from mataserver_fleet.gateway.grants import InvalidKey, Unlinked
 from mataserver_fleet.gateway.inspection import region_refusal
@@ -288,5 +287,6 @@ def _subject(caller: Caller, place: Place) -> Subject:
 
 
 async def _abort(context: Any, error: MataError) -> None:
-    code, seconds = _CODES.get(error.status, grpc.StatusCode.INTERNAL), retry_seconds(error)
-    await context.abort(code, error.detail, () if seconds is None else (("retry-after", seconds),))
+    code, seconds = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.retry_seconds
+    later = () if seconds is None else (("retry-after", str(seconds)),)
+    await context.abort(code, error.detail, later)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,8 +35,8 @@ _CODES = {
 
 def _trailers(error: MataError) -> tuple[tuple[str, str], ...]:
     """Return the metadata at a failed call's end: what is a header of HTTP's, whole seconds."""
-    later = error.retry_after
-    return () if later is None else (("retry-after", str(max(1, math.ceil(later)))),)
+    seconds = error.retry_seconds
+    return () if seconds is None else (("retry-after", str(seconds)),)
 
 
 class RpcServer:
