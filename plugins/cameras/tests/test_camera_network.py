@@ -112,8 +112,8 @@ def grey(frame):
     return frame and round(float(frame.to_ndarray(format="gray").mean()) / 16)
 
 
-async def test_motion_jpeg_is_decoded_when_it_is_used():
-    """Each frame but the first is decoded by itself, in any number, and a damaged one is none."""
+async def frames_of_greys():
+    """Return what a reader makes of a camera that sends the greys."""
 
     async def stream(_request):
         return web.Response(body=greys(), headers={"Content-Type": MULTIPART})
@@ -122,7 +122,12 @@ async def test_motion_jpeg_is_decoded_when_it_is_used():
     camera.router.add_get("/video", stream)
     async with TestServer(camera) as server:
         opening = OpenRequest(str(server.make_url("/video")), "http", 5.0, 1 << 20)
-        first, *others = await asyncio.to_thread(lambda: list(live_frames(opening)))
+        return await asyncio.to_thread(lambda: list(live_frames(opening)))
+
+
+async def test_motion_jpeg_is_decoded_when_it_is_used():
+    """Each frame but the first is decoded by itself, in any number, and a damaged one is none."""
+    first, *others = await frames_of_greys()
     assert all(isinstance(each, PendingFrame) for each in others)
     begun = grey(first) + 1
     shown = [grey(each.decode()) for each in others]
@@ -131,15 +136,7 @@ async def test_motion_jpeg_is_decoded_when_it_is_used():
 
 async def test_damage_of_a_frame_that_is_used():
     """It is counted with the next one that is whole; where all are damaged the source is lost."""
-
-    async def stream(_request):
-        return web.Response(body=greys(), headers={"Content-Type": MULTIPART})
-
-    camera = web.Application()
-    camera.router.add_get("/video", stream)
-    async with TestServer(camera) as server:
-        opening = OpenRequest(str(server.make_url("/video")), "http", 5.0, 1 << 20)
-        first, *others = await asyncio.to_thread(lambda: list(live_frames(opening)))
+    first, *others = await frames_of_greys()
     damaged = others[11 - grey(first) - 1]
     newest = NewestFrame(0.2)
     newest.put(damaged)
