@@ -229,6 +229,7 @@ __all__ = [
     "upright_frame",
     "video_problem",
     "video_stream",
+    "wait_out",
 ]
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Assignment, Engine, Placement, Worker
     from mataserver.engines.worker_errors import JobFailed, NodeDied, WorkerDied
     from mataserver.engines.worker_main import main as run_worker
+    from mataserver.finishing import wait_out
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.codec import check_charset, content_type
     from mataserver.http.data_uri import decode as decode_base64

@@ -49,6 +49,7 @@ LATE = {
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.processes.child_main",
+    "wait_out": "mataserver.finishing",
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "open_video": "mataserver.media.videos",

@@ -14,6 +14,7 @@ from multipart import MultipartSegment
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
+from mataserver.finishing import open_file
 from mataserver.http.bodies import TOO_SLOW
 from mataserver.http.content_encoding import IDENTITY
 from mataserver.http.forms import (
@@ -28,7 +29,6 @@ from mataserver.http.forms import (
     utf8,
 )
 from mataserver.http.revocation import revocable_wait
-from mataserver.opening import open_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

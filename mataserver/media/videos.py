@@ -150,11 +150,11 @@ def live_frames(
             _check_size(frame.width * frame.height, max_pixels)
             yield frame
             if stream.codec_context.name in _INDEPENDENT:
-                break
+                break  # the others are left to whoever asks for them
+        else:
+            return
         decoder = WholeFrames(stream)
-        for packet in packets:
-            if packet.size:
-                yield PendingFrame(packet, decoder, max_pixels)
+        yield from (PendingFrame(each, decoder, max_pixels) for each in packets if each.size)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from mataserver.errors import BadRequest, Unavailable
-from mataserver.opening import open_file
+from mataserver.finishing import open_file
 from mataserver.outbound.hosts import ANY, Hosts, check_address
 from mataserver.resolving import SystemResolver
 

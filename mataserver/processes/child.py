@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from mataserver.errors import Unavailable
+from mataserver.finishing import wait_out
 from mataserver.processes import variables
 
 if TYPE_CHECKING:
@@ -128,22 +129,6 @@ class Child:
 
     async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
         """Signal ``ask``, wait up to ``grace`` seconds, then kill it with its process group."""
-        try:
-            await self._end(grace, ask)
-        except asyncio.CancelledError:  # its loop ends
-            self._abandon()
-            raise
-
-    def _abandon(self) -> None:
-        """Kill it without waiting for its pipes: neither it nor they are left behind."""
-        self.signal(SIGKILL)
-        transport = self._process._transport  # type: ignore[attr-defined] # noqa: SLF001
-        transport.close()
-        if (running := transport.get_extra_info("subprocess")) is not None:
-            with contextlib.suppress(TimeoutExpired):
-                running.wait(PIPE_SECONDS)  # it is killed: this reaps it
-
-    async def _end(self, grace: float, ask: int) -> None:
         if self._process.returncode is None and grace:
             self.signal(ask)
             with contextlib.suppress(TimeoutError):
@@ -161,6 +146,15 @@ class Child:
         self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         await self._process.wait()
         await asyncio.sleep(0)  # lets the callbacks that close the pipes run
+
+    def abandon(self) -> None:
+        """Kill it and close its pipes at once, where no loop is left to wait for its end."""
+        self.signal(SIGKILL)
+        transport = self._process._transport  # type: ignore[attr-defined] # noqa: SLF001
+        transport.close()
+        if (running := transport.get_extra_info("subprocess")) is not None:
+            with contextlib.suppress(TimeoutExpired):
+                running.wait(PIPE_SECONDS)  # it is killed: this reaps it
 
     async def _wait_reaped(self) -> None:
         """Wait until the loop has reaped the child, even if its pipes are held open.
@@ -230,10 +224,10 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
         ending = asyncio.ensure_future(child.end(grace))
         try:
             await asyncio.shield(ending)
-        except asyncio.CancelledError:  # it must not leave a child behind, however often it comes
-            while not ending.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([ending])
+        except asyncio.CancelledError:  # it must not leave a child or tasks behind
+            await wait_out(ending)
+            if ending.cancelled():  # the loop ends
+                child.abandon()
             raise
 
 

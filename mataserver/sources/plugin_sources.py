@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from mataserver.errors import BadRequest
+from mataserver.finishing import wait_out
 from mataserver.processes.child import run_process
 from mataserver.sources import source_child
 from mataserver.sources.messages import (
@@ -147,9 +147,7 @@ async def finish(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():  # cancels may recur
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        await wait_out(task)
         raise
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mataserver import wait_out
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -25,7 +27,7 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await _end(task)
+        await wait_out(task)
         raise
 
 
@@ -34,14 +36,3 @@ async def finished() -> None:
     loop = asyncio.get_running_loop()
     mine = [task for task in _RUNNING if task.get_loop() is loop]
     await asyncio.gather(*mine, return_exceptions=True)
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    """Wait for a task, also when that is cancelled anew; its error has no recipient then."""
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue
-    if not task.cancelled():
-        task.exception()

@@ -13,7 +13,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from mataserver import Needs, NodeDied, OutOfMemory, Unavailable, target_command
+from mataserver import Needs, NodeDied, OutOfMemory, Unavailable, target_command, wait_out
 from mataserver_ray.broker_messages import PlaceRunner
 from mataserver_ray.cluster import BROKER, Cluster
 from mataserver_ray.file_transfer import ManifestCache, relocate, send_missing_files
@@ -142,9 +142,7 @@ class RayEngine:
                 try:
                     await asyncio.shield(ending)
                 except asyncio.CancelledError:
-                    while not ending.done():  # cancels may recur
-                        with contextlib.suppress(asyncio.CancelledError):
-                            await asyncio.wait([ending])
+                    await wait_out(ending)
                     raise
         finally:
             self.cluster.kill(token)

@@ -7,7 +7,7 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mataserver import MataError
+from mataserver import MataError, wait_out
 from mataserver_sam.video_session import Session, worker_id
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ async def _open_video(model: ModelHandle, name: str, path: str, gpu_ids: list[in
     try:
         info: VideoInfo = await asyncio.shield(opening)
     except asyncio.CancelledError:
-        closing = asyncio.ensure_future(_close_opened(model, name, opening))
-        while not closing.done():  # cancels may recur
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([closing])
+        await wait_out(asyncio.ensure_future(_close_opened(model, name, opening)))
         raise
     return info
 
