@@ -58,7 +58,10 @@ def test_what_is_refused_otherwise(params):
 
 @contextlib.asynccontextmanager
 async def streaming(reply):
-    """Serve a session; ``reply`` gives the message to a frame, None closes. Yield access, frames."""
+    """Serve a session; ``reply`` gives the message to a frame or None, which closes it.
+
+    Yields the access to it and the frames that came.
+    """
     frames = []
 
     async def stream(request):
