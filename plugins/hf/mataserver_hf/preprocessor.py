@@ -193,8 +193,10 @@ class Preprocessor:
         """
         if self._squares(*image.shape[:2]) > _MOST_SQUARES:
             raise too_small_error(image)
-        edge, (short, long) = self._free_edge, sorted(image.shape[:2])
-        check_pixels(image, edge * edge * long / short, edge * edge, self._max_pixels)
+        edge, longest = self._shorter_and_longest
+        short, long = sorted(image.shape[:2])
+        enlarged = min(edge * edge * long / short, longest * longest * short / long)
+        check_pixels(image, enlarged, edge * edge, self._max_pixels)
 
     def _squares(self, height: int, width: int) -> float:
         """Return how often the stated size fits into an image whose shape is kept; else 0.
@@ -210,16 +212,16 @@ class Preprocessor:
         return scale * scale * height * width / (rows * columns)
 
     @property
-    def _free_edge(self) -> int:
-        """What the shorter side becomes where nothing limits the longer one; else 0."""
+    def _shorter_and_longest(self) -> tuple[int, float]:
+        """What the shorter side becomes, 0 where none is scaled to, and the limit of the longer."""
         wrapped = getattr(self.processor, "wrapped", self.processor)
         size = dict(getattr(wrapped, "size", None) or {})
-        edge = int(size.get("shortest_edge") or 0)
-        if size.get("longest_edge") or not getattr(wrapped, "do_resize", False):
-            return 0
+        edge, longest = int(size.get("shortest_edge") or 0), size.get("longest_edge") or math.inf
+        if not getattr(wrapped, "do_resize", False):
+            return 0, longest
         if type(wrapped).__name__.startswith("ConvNext") and edge >= _CONVNEXT_STRETCHED:
-            return 0
-        return int(edge / self._kept_share)
+            return 0, longest
+        return int(edge / self._kept_share), longest
 
     def _prepare(self, image: NDArray[np.uint8], **options: Any) -> Tensors:
         # Without the layout, an image 3 pixels high would be mistaken for a channels-first one.

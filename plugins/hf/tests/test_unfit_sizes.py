@@ -220,6 +220,19 @@ def test_a_longer_edge_is_a_bound_alone(with_processor, load_from, picture):
     assert len(model.predict([picture(90, 150)], [backend.params()])) == 1
 
 
+@pytest.mark.parametrize("name", ["clip", "detr", "mask2former"])
+def test_a_line_of_pixels_does_not_fill_a_bound_beyond_every_image(
+    name, with_processor, load_from, picture
+):
+    """How far it is enlarged is limited as without one: a line of 13000 became gigabytes."""
+    size = {"shortest_edge": 64, "longest_edge": 10**6}
+    backend, model = load_from(name, with_processor(name, size=size))
+    params = backend.params(**({"prompts": ("cat",)} if name == "clip" else {}))
+    with pytest.raises(BadRequest, match="13000x1 pixels is too small or too narrow"):
+        model.predict([picture(1, 13000)], [params])
+    assert len(model.predict([picture(90, 150)], [params])) == 1
+
+
 def test_a_divisor_of_nothing_is_the_model_s_fault(with_processor, load_from):
     """A division by zero is told as other settings that do not fit."""
     with pytest.raises(MataError, match="prepares no image: ZeroDivisionError"):
