@@ -188,11 +188,11 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
 
 def _check_step(name: str, config: Any, processor: Any) -> None:
     """Raise ``MataError`` for a GLPN whose processor makes images that its network cannot take."""
-    least = math.prod(config.strides)
-    if processor.do_resize and processor.size_divisor % least:
+    least, step = math.prod(config.strides), processor.size_divisor
+    if processor.do_resize and (not isinstance(step, int) or step % least):
         raise MataError(
             f"the network of {name} takes images whose sides are multiples of {least} pixels, but "
-            f"its image processor makes multiples of {processor.size_divisor} (size_divisor)"
+            f"its image processor makes multiples of {step} (size_divisor)"
         )
 
 

@@ -16,15 +16,16 @@ _SIZES = ("size", "crop_size", "pad_size", "max_image_size")
 
 
 def check_sizes(processor: Any) -> None:
-    """Raise ``MataError`` where ``processor`` makes images with a side over ``_MAX_SIDE``.
+    """Raise ``MataError`` where ``processor`` makes images with a side over ``_MAX_SIDE``, or none.
 
     Its settings come with the model: an image of a million pixels by as many would take terabytes.
+    Raises ``ValueError`` or ``TypeError`` for a side that is no number.
     """
     for name, side in _sides(processor):
-        if not side <= _MAX_SIDE:  # NaN is no side either
+        if not 1 <= side <= _MAX_SIDE:  # NaN is no side either
             raise MataError(
                 f"the model's image processor makes images of {name} {side:.10g}; "
-                f"at most {_MAX_SIDE} pixels are possible"
+                f"1 to {_MAX_SIDE} pixels are possible"
             )
 
 
@@ -33,9 +34,10 @@ def _sides(processor: Any) -> Iterator[tuple[str, float]]:
     for setting in _SIZES:
         stated = dict(getattr(processor, setting, None) or {})
         for name, side in stated.items():
+            pixels = _in_pixels(processor, setting, float(side or 0))
             # Beside another one the longer edge is a bound alone, that may lie beyond every image.
             if side and (name != "longest_edge" or len(stated) == 1):
-                yield f"{setting} {name}", _in_pixels(processor, setting, float(side))
+                yield f"{setting} {name}", pixels
     for place in getattr(processor, "image_grid_pinpoints", None) or ():
         yield "image_grid_pinpoints", float(max(place))
     if count := getattr(processor, "max_num_patches", None):  # SigLIP 2 fills up to so many

@@ -187,6 +187,8 @@ def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
     told = "multiples of 32 pixels, but its image processor makes multiples of 16"
     with pytest.raises(MataError, match=told):
         load_from("glpn", with_processor("glpn", size_divisor=16))
+    with pytest.raises(MataError, match="but its image processor makes multiples of None"):
+        load_from("glpn", with_processor("glpn", size_divisor=None))
     load_from("glpn", with_processor("glpn", size_divisor=64))
 
 
@@ -205,11 +207,13 @@ def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
         ("idefics3", {"size": {"longest_edge": 10**6}}, "size longest_edge 1000000"),
         ("llava_next", {"image_grid_pinpoints": [[10**6, 32]]}, "image_grid_pinpoints 1000000"),
         ("got_ocr2", {"size": {"height": 10**6, "width": 10**6}}, "size height 1000000"),
+        ("depth_anything", {"size": {"height": 0.5, "width": 56}}, "size height 0.5"),
+        ("detr", {"pad_size": {"height": -64, "width": 64}}, "pad_size height -64"),
     ],
 )
-def test_images_without_end_are_refused(name, settings, told, with_processor, load_from):
-    """An image of a model's own settings is allocated whole: no side of it may be too long."""
-    with pytest.raises(MataError, match=f"makes images of {told}; at most 8192 pixels are"):
+def test_images_without_end_or_pixels_are_refused(name, settings, told, with_processor, load_from):
+    """An image of a model's own settings is allocated whole: a side is neither endless nor none."""
+    with pytest.raises(MataError, match=f"makes images of {told}; 1 to 8192 pixels are"):
         load_from(name, with_processor(name, **settings))
 
 
@@ -218,6 +222,13 @@ def test_a_longer_edge_is_a_bound_alone(with_processor, load_from, picture):
     size = {"shortest_edge": 64, "longest_edge": 10**6}
     backend, model = load_from("detr", with_processor("detr", size=size))
     assert len(model.predict([picture(90, 150)], [backend.params()])) == 1
+
+
+def test_a_longer_edge_that_is_no_number_is_refused(with_processor, load_from):
+    """Grounding DINO is not tried when it is loaded: each request would fail."""
+    path = with_processor("grounding_dino", size={"shortest_edge": 64, "longest_edge": "x"})
+    with pytest.raises(MataError, match=r"the image processor configuration of .* cannot be read"):
+        load_from("grounding_dino", path)
 
 
 @pytest.mark.parametrize("name", ["clip", "detr", "mask2former"])
@@ -242,5 +253,5 @@ def test_a_divisor_of_nothing_is_the_model_s_fault(with_processor, load_from):
 def test_a_dinov3_is_held_to_the_limit(with_processor, session_context):
     """Its images are prepared here, and not by transformers."""
     path = with_processor("dinov3_vit", size={"height": 9000, "width": 9000})
-    with pytest.raises(MataError, match="size height 9000; at most 8192"):
+    with pytest.raises(MataError, match="size height 9000; 1 to 8192"):
         embed.load(ModelSpec("tiny/dinov3", "embed", "hf", path), session_context)
