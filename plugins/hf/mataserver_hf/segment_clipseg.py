@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from transformers import CLIPSegForImageSegmentation
 
+from mataserver import BadRequest
+
 PROMPTS_PER_PASS = 16
 
 
@@ -15,7 +17,17 @@ class TwoStepCLIPSeg(CLIPSegForImageSegmentation):  # type: ignore[no-untyped-ca
     """The network of transformers with its forward pass split into encoder and decoder."""
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images ``[B, 3, h, w]`` to the decoder's inputs ``[B, layers, tokens, D]``."""
+        """Encode images ``[B, 3, h, w]`` to the decoder's inputs ``[B, layers, tokens, D]``.
+
+        Raises ``BadRequest`` for images that are no squares: the decoder lays any number of tokens
+        that has a root out as a square, those of 2 by 8 as 4 by 4.
+        """
+        height, width = pixel_values.shape[-2:]
+        if height != width:
+            raise BadRequest(
+                f"an image that is resized to {width}x{height} pixels does not fit this model, "
+                "whose network takes squares alone"
+            )
         seen = self.clip.get_image_features(
             pixel_values=pixel_values, interpolate_pos_encoding=True, output_hidden_states=True
         )

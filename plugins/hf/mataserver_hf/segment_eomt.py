@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from transformers.image_transforms import get_size_with_aspect_ratio
 
+from mataserver import MataError
 from mataserver_hf.segment_mask import ScoredMask, assign_pixels, semantic, stretch
 from mataserver_hf.segment_queries import class_scores
 
@@ -30,10 +31,20 @@ class EomtReader:
     tasks: Mapping[str, torch.Tensor] = MappingProxyType({})
 
     def __init__(self, auto: str, processor: Any) -> None:
-        """Keep the sizes of ``processor``; ``auto`` applies to checkpoints that pad."""
-        self._split: bool = processor.do_split_image
+        """Keep the sizes of ``processor``; ``auto`` applies to checkpoints that pad.
+
+        Raises ``MataError`` for one that splits images of a limited longer side: the squares would
+        be larger than the image.
+        """
+        self._split = bool(processor.do_split_image)
+        self._resizes = bool(processor.do_resize)
         self._short: int = processor.size["shortest_edge"]
         self._long: int | None = processor.size["longest_edge"]
+        if self._split and self._long:
+            raise MataError(
+                "the model's image processor splits images (do_split_image) and limits their "
+                "longer side (longest_edge), which no EoMT does"
+            )
         self.modes: Sequence[str] = ("semantic",) if self._split else ("instance", "panoptic")
         self.auto = auto if auto in self.modes else self.modes[-1]
 
@@ -54,6 +65,8 @@ class EomtReader:
 
     def _inner(self, size: Size) -> Size:
         """Return the size to which an image of ``size`` is resized before it is split or padded."""
+        if not self._resizes:
+            return size
         height, width = get_size_with_aspect_ratio(size, self._short, self._long)
         return height, width
 

@@ -31,15 +31,18 @@ def check_sizes(processor: Any) -> None:
 
 def _sides(processor: Any) -> Iterator[tuple[str, float]]:
     """Yield the sides in pixels that a processor's settings state, and what they are called."""
+    fills = type(processor).__name__.startswith("Eomt")  # pads images to both edges
     for setting in _SIZES:
         stated = dict(getattr(processor, setting, None) or {})
         for name, side in stated.items():
             pixels = _in_pixels(processor, setting, float(side or 0))
             # Beside another one the longer edge is a bound alone, that may lie beyond every image.
-            if side and (name != "longest_edge" or len(stated) == 1):
+            if side and (name != "longest_edge" or len(stated) == 1 or fills):
                 yield f"{setting} {name}", pixels
     for place in getattr(processor, "image_grid_pinpoints", None) or ():
         yield "image_grid_pinpoints", float(max(place))
+    if step := getattr(processor, "size_divisor", None):  # what MaskFormer rounds sides up to
+        yield "size_divisor", float(step)
     if count := getattr(processor, "max_num_patches", None):  # SigLIP 2 fills up to so many
         yield "max_num_patches", math.sqrt(count) * processor.patch_size
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mataserver import BadRequest, MataError
-from mataserver_hf import detect
+from mataserver_hf import detect, segment
 from mataserver_hf.boxes import corners
 
 PADDED = {
@@ -178,3 +178,22 @@ def test_masks_are_those_of_the_image_alone(name, checkpoint, load_from, picture
     # resized to a square first: theirs with the border.
     assert (found[:85, :140] != whole[:85, :140].numpy()).mean() < 0.002
     assert (found >= 0).all()
+
+
+def test_eomt_pads_an_image_that_it_does_not_resize(checkpoint, load_from, picture, tmp_path):
+    """Its masks are those of the image's own pixels, and not of as large a part of the square."""
+    path = shutil.copytree(checkpoint("eomt"), tmp_path / "eomt")
+    _, model = load_from("eomt", changed(path, do_resize=False))
+    image, square = picture(32, 48), np.zeros((64, 64, 3), np.uint8)
+    square[:32, :48] = image
+    wanted = segment.SegmentParams(mode="instance", confidence=0.0)
+    own, whole = model.predict([image, square], [wanted, wanted])
+    expected = {each.mask[:32, :48].tobytes() for each in whole.segments}
+    assert {each.mask.tobytes() for each in own.segments} == expected - {bytes(32 * 48)}
+
+
+def test_eomt_has_no_squares_of_a_limited_side(checkpoint, load_from, tmp_path):
+    """They would be larger than the image, whose maps they are laid on."""
+    path = shutil.copytree(checkpoint("eomt"), tmp_path / "eomt")
+    with pytest.raises(MataError, match=r"splits images .* and limits their longer side"):
+        load_from("eomt", changed(path, do_split_image=True))

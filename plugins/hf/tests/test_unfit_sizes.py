@@ -52,6 +52,7 @@ def opened(load_from, session_context):
         ("hiera_classifier", (48, 48)),
         ("owlvit", (96, 96)),
         ("clipseg", (64, 96)),
+        ("clipseg", (32, 128)),  # 2 by 8 pieces, which its decoder would lay out as 4 by 4
         ("trocr", (16, 48)),
         ("rt_detr", (48, 48)),
     ],
@@ -62,15 +63,11 @@ def test_a_processor_that_makes_another_size_is_refused(name, sides, with_proces
     with pytest.raises(MataError) as told:
         opened(name, with_processor(name, size=size, crop_size=size))
     assert told.value.status == 500
-    why = "shape '[1, 16, 4, 4]' is invalid for input of size 384"  # of CLIPSeg's decoder
-    if name != "clipseg":
-        why = (
-            f"an image that is resized to {sides[1]}x{sides[0]} pixels does not fit this model, "
-            "whose network takes other sizes"
-        )
+    taken = "squares alone" if name == "clipseg" else "other sizes"
     assert told.value.detail == (
         f"the network of tiny/{name} does not take what its image processor makes of an image: "
-        f"{why}"
+        f"an image that is resized to {sides[1]}x{sides[0]} pixels does not fit this model, "
+        f"whose network takes {taken}"
     )
 
 
@@ -162,14 +159,15 @@ def test_an_encoder_is_held_to_its_own_size(with_processor, session_context):
         embed.load(spec, session_context)
 
 
-@pytest.mark.parametrize("name", ["vit", "rt_detr", "glpn"])
+@pytest.mark.parametrize("name", ["vit", "rt_detr", "glpn", "clipseg"])
 def test_images_that_are_not_resized(name, with_processor, load_from, picture):
     """One of the size that the network takes is answered; another is the client's fault."""
     backend, model = load_from(name, with_processor(name, do_resize=False))
+    params = backend.params(**({"prompts": ("cat",)} if name == "clipseg" else {}))
     side = 32 if name == "vit" else 64
-    model.predict([picture(side, side)], [backend.params()])
+    model.predict([picture(side, side)], [params])
     with pytest.raises(BadRequest, match="resized to 150x90 pixels does not fit this model"):
-        model.predict([picture(90, 150)], [backend.params()])
+        model.predict([picture(90, 150)], [params])
 
 
 def test_a_pose_network_is_held_to_its_size(with_processor, session_context):
@@ -202,7 +200,13 @@ def test_a_glpn_of_other_steps_is_refused(with_processor, load_from):
         ("detr", {"pad_size": {"height": 64, "width": 8193}}, "pad_size width 8193"),
         ("siglip2", {"max_num_patches": 10**10}, "max_num_patches 800000"),
         ("oneformer", {"size": {"height": 64, "width": 10**6}}, "size width 1000000"),
+        ("mask2former", {"size_divisor": 10**9}, "size_divisor 1000000000"),
         ("eomt", {"size": {"shortest_edge": 10**6}}, "size shortest_edge 1000000"),
+        (
+            "eomt",
+            {"size": {"shortest_edge": 64, "longest_edge": 10**9}},
+            "size longest_edge 1000000000",
+        ),
         ("qwen2_vl", {"min_pixels": 10**12, "max_pixels": 10**13}, "size shortest_edge 1000000"),
         ("idefics3", {"size": {"longest_edge": 10**6}}, "size longest_edge 1000000"),
         ("llava_next", {"image_grid_pinpoints": [[10**6, 32]]}, "image_grid_pinpoints 1000000"),
