@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from mataserver_hf.batch_steps import AbandonedError, Observer, RowChoices
+from mataserver_hf.batch_steps import AbandonedError, NumbersOnly, Observer, RowChoices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -235,17 +235,18 @@ class _Batch:
             prompts = [text.prompt for text in self.texts]
             joined = {name: torch.cat([each[name] for each in prompts]) for name in prompts[0]}
             observer = Observer(self.texts, self._is_end, self._steps.put, self._beams)
-            options = dict(self._options)
+            steps: list[Any] = [NumbersOnly()]
             choices = RowChoices(self.texts, observer.done)
             if choices.is_needed:
-                options["logits_processor"] = LogitsProcessorList([choices])
+                steps.append(choices)
             written = self._network.run(
                 joined,
                 "generate",
                 num_return_sequences=1,  # the checkpoint's would give texts of other images
                 max_new_tokens=max(text.limit for text in self.texts),
+                logits_processor=LogitsProcessorList(steps),
                 stopping_criteria=StoppingCriteriaList([observer]),
-                **options,
+                **self._options,
             )
             if self._beams > 1:  # only the best beam is the text
                 begin = joined["input_ids"].shape[1] if "input_ids" in joined else 1

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+from mataserver import MataError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -32,6 +34,18 @@ class Text(Protocol):
 
 class AbandonedError(Exception):
     """Nobody wants any text of a batch."""
+
+
+class NumbersOnly(LogitsProcessor):
+    """Lets no token be chosen among NaN: it would be the first, or any, and look like an answer."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Return the scores. Raises ``MataError`` where some are no numbers."""
+        if bool(scores.isnan().any()):
+            raise MataError(
+                "the network computed NaN or infinite values; dtype float32 avoids overflows"
+            )
+        return scores
 
 
 class RowChoices(LogitsProcessor):

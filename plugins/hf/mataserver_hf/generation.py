@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from mataserver import InvalidParams, MataError, StopSequences, Usage
+from mataserver import InvalidParams, StopSequences, Usage
 from mataserver_hf.batch_generation import BatchGenerator
 
 if TYPE_CHECKING:
@@ -194,10 +194,6 @@ class _Sampler:
         self._random: torch.Generator | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if bool(scores.isnan().any()):
-            raise MataError(
-                "the network computed NaN or infinite values; dtype float32 avoids overflows"
-            )
         if self._params.temperature == 0:
             return scores
         temperature = min(max(self._params.temperature, _MIN_TEMPERATURE), _MAX_TEMPERATURE)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mataserver import MataError, Usage
+from mataserver import Usage
 from mataserver_hf.generation import IncrementalDecoder, TextGenerator, _Sampler
 from mataserver_hf.vlm import VlmParams
 
@@ -88,12 +88,6 @@ def test_chance_is_its_own():
     before = torch.random.get_rng_state()
     chosen(3, temperature=1.0)
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_overflow_is_an_error():
-    """Logits that are no numbers are an error, not tokens."""
-    with pytest.raises(MataError, match="float32"):
-        _Sampler(VlmParams())(None, torch.tensor([[1.0, torch.nan]]))
 
 
 @FAST

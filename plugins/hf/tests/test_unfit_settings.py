@@ -90,3 +90,19 @@ def test_pixels_may_stay_as_they_are(name, checkpoint, load_from, picture, tmp_p
         assert np.array_equal(as_given[0].depth_map, expected.depth_map)
     else:
         assert as_given == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "beams"), [("trocr", 1), ("trocr", 2), ("got_ocr2", 1), ("got_ocr2", 2), ("llava", 1)]
+)
+def test_no_text_is_made_of_what_is_no_number(
+    name, beams, checkpoint, load_from, picture, tmp_path
+):
+    """Where a network computes NaN, as after an overflow, what it writes looks like an answer."""
+    path = shutil.copytree(checkpoint(name), tmp_path / name)
+    changed(path, image_mean=[float("nan")] * 3)
+    file = path / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_beams": beams}))
+    backend, model = load_from(name, path)
+    with pytest.raises(MataError, match="computed NaN or infinite values"):
+        model.predict([picture(64, 64)], [backend.params(max_tokens=4, **PARAMS.get(name, {}))])
