@@ -207,13 +207,36 @@ def _resized(pixels: Any, wide: float, high: float) -> tuple[float, float]:
     return wide * scale, high * scale
 
 
+_LEAST = {
+    "image_seq_len": 1,
+    "merge_size": 1,
+    "num_additional_image_tokens": 0,
+    "patch_size": 1,
+    "temporal_patch_size": 1,
+}
+_MOST = 8192
+
+
+def _check_counts(processor: Any) -> None:
+    """Raise ``MataError`` where an image would be filled up to any number of pieces."""
+    for part in (processor, processor.image_processor):
+        for name, least in _LEAST.items():
+            count = getattr(part, name, None)
+            if count is not None and not (isinstance(count, int) and least <= count <= _MOST):
+                raise MataError(
+                    f"the model's processor states the {name} {count!r:.40}; it must be a whole "
+                    f"number from {least} to {_MOST}"
+                )
+
+
 def open_prompt_processor(
     checkpoint: Checkpoint, spec: ModelSpec, ctx: LoadContext, model_type: str
 ) -> PromptProcessor:
     """Open the processor of a checkpoint.
 
-    Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template
-    that takes a question, or the size of LLaVA's pieces.
+    Raises ``MataError`` for one that cannot be read, for sizes and counts of pieces that no model
+    has and, where it is needed, for want of a chat template that takes a question, or of the size
+    of LLaVA's pieces.
     """
     preprocessor = checkpoint.preprocessor()
     parts = [preprocessor.processor, checkpoint.tokenizer()]
@@ -232,6 +255,7 @@ def open_prompt_processor(
             f"the processor of {spec.name} states no patch_size, so how many tokens an image needs "
             "is unknown: state that of its network in processor_config.json"
         )
+    _check_counts(processor)
     if family.format_prompt is chat_prompt:
         if not processor.chat_template:
             raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")

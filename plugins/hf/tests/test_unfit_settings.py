@@ -106,3 +106,27 @@ def test_no_text_is_made_of_what_is_no_number(
     backend, model = load_from(name, path)
     with pytest.raises(MataError, match="computed NaN or infinite values"):
         model.predict([picture(64, 64)], [backend.params(max_tokens=4, **PARAMS.get(name, {}))])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "count", "least"),
+    [
+        ("llava", "num_additional_image_tokens", 10**9, 0),
+        ("idefics3", "image_seq_len", 10**9, 1),
+        ("qwen2_vl", "temporal_patch_size", 10**9, 1),
+        ("qwen2_vl", "merge_size", 0, 1),
+        ("llava_next", "patch_size", 0.5, 1),
+    ],
+)
+def test_an_image_has_a_number_of_pieces(  # noqa: PLR0917 - four of them are the case
+    name, setting, count, least, checkpoint, load_from, tmp_path
+):
+    """Its text is filled up with as many placeholders: a billion took all memory at a request."""
+    path = shutil.copytree(checkpoint(name), tmp_path / name)
+    for file in path.glob("*processor_config.json"):
+        known = json.loads(file.read_text())
+        part = known.get("image_processor", known) if name == "qwen2_vl" else known
+        file.write_text(json.dumps(known | part | {setting: count}))
+    told = f"states the {setting} {count}; it must be a whole number from {least} to 8192"
+    with pytest.raises(MataError, match=told):
+        load_from(name, path)
