@@ -35,9 +35,9 @@ class People:
         """Return a user by id or name. Raises ``NotFound``."""
         return await self._directory.accounts.user(identity)
 
-    async def revision(self, identity: str) -> str:
-        """Return what is another text after each change of a user. Raises ``NotFound``."""
-        return await self._directory.accounts.revision(identity)
+    async def tagged(self, identity: str) -> tuple[User, str]:
+        """Return a user, and what is another text after each change. Raises ``NotFound``."""
+        return await self._directory.accounts.tagged_user(identity)
 
     async def hold(self, connection: Connection, identity: str) -> str:
         """Have nobody else change a user until the transaction of ``connection`` ends.

@@ -96,10 +96,11 @@ class Users(AnnouncedTables):
         async with self._database.read() as connection:
             return user_of(await _find_user(connection, identity))
 
-    async def revision(self, identity: str) -> str:
-        """Return what is another text after each change of a user. Raises ``NotFound``."""
+    async def tagged_user(self, identity: str) -> tuple[User, str]:
+        """Return a user, and what is another text after each change. Raises ``NotFound``."""
         async with self._database.read() as connection:
-            return _revision(await _find_user(connection, identity))
+            row = await _find_user(connection, identity)
+        return user_of(row), _revision(row)
 
     async def hold(self, connection: Connection, identity: str) -> str:
         """Lock a user until a transaction ends; return the user's revision.

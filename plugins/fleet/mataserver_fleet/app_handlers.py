@@ -11,7 +11,7 @@ from mataserver import Body, Route
 from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteChange, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp, check_free
-from mataserver_fleet.consumers import ConsumerView, consumer
+from mataserver_fleet.consumers import Consumers, ConsumerView, consumer
 from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.pages import (
     BODY_ERRORS,
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
     from aiohttp import web
+
+    from mataserver_database import Page
+    from mataserver_fleet.store import Store
 
 
 _NEW = {"name": "shop", "host": "shop.example.com", "retries": 5}
@@ -118,14 +121,20 @@ class AppHandlers(Handlers):
 
     @property
     def _models(self) -> AppRoutes:
-        return AppRoutes(self._components.store, self._components.serves)
+        return self._routes_of(self._components.store)
+
+    def _routes_of(self, store: Store) -> AppRoutes:
+        return AppRoutes(store, self._components.serves)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the applications."""
-        rows = await finish(self._apps.page(page_of(request)))
-        apps = [AppView(**each) for each in await self._shown(request, rows.found)]
-        listed = AppList(apps=apps, total=rows.total, next_cursor=rows.next_cursor)
-        return self._ctx.http.respond(listed)
+        return self._ctx.http.respond(await finish(self._listed(request, page_of(request))))
+
+    async def _listed(self, request: web.Request, page: Page) -> AppList:
+        async with self._components.store.snapshot() as seen:
+            rows = await Apps(seen).page(page)
+            apps = [AppView(**each) for each in await self._shown(request, seen, rows.found)]
+        return AppList(apps=apps, total=rows.total, next_cursor=rows.next_cursor)
 
     async def add(self, request: web.Request) -> web.Response:
         """Make an application."""
@@ -133,12 +142,11 @@ class AppHandlers(Handlers):
             check_free(new.host, request.host)
             row = await finish(self._apps.add(new))
         self._note(request, "made the application", row["name"])
-        return await self._answer(request, row, AppView, 201)
+        return await self._answer(request, str(row["id"]), AppView, 201)
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one application."""
-        row = await finish(self._apps.one(request.match_info["identity"]))
-        return await self._answer(request, row, AppView)
+        return await self._answer(request, request.match_info["identity"], AppView)
 
     async def change(self, request: web.Request) -> web.Response:
         """Change an application."""
@@ -148,7 +156,7 @@ class AppHandlers(Handlers):
             tags = expected(request, requested.version)
             row = await finish(self._apps.change(identity, requested, who, tags))
         self._note(request, "changed the application", row["name"])
-        return await self._answer(request, row, ChangedApp)
+        return await self._answer(request, str(row["id"]), ChangedApp)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove an application."""
@@ -194,18 +202,25 @@ class AppHandlers(Handlers):
         return tagged(self._ctx, Status(), revision)
 
     async def _answer(
-        self, request: web.Request, row: sa.RowMapping, kind: type[AppView], status: int = 200
+        self, request: web.Request, identity: str, kind: type[AppView], status: int = 200
     ) -> web.Response:
-        (found,) = await self._shown(request, [row])
-        return tagged(self._ctx, kind(**found), row["revision"], status)
+        found, revision = await finish(self._seen(request, identity))
+        return tagged(self._ctx, kind(**found), revision, status)
+
+    async def _seen(self, request: web.Request, identity: str) -> tuple[dict[str, Any], int]:
+        """Return an application's fields and revision, of one moment. Raises ``NotFound``."""
+        async with self._components.store.snapshot() as seen:
+            row = await Apps(seen).one(identity)
+            (found,) = await self._shown(request, seen, [row])
+            return found, row["revision"]
 
     async def _shown(
-        self, request: web.Request, rows: Sequence[sa.RowMapping]
+        self, request: web.Request, seen: Store, rows: Sequence[sa.RowMapping]
     ) -> list[dict[str, Any]]:
         """Return the fields of an ``AppView`` for each of some applications."""
         ids = [row["id"] for row in rows]
-        routes = await finish(self._models.of(ids))
-        consumers = await finish(self._components.consumers.of(ids))
+        routes = await self._routes_of(seen).of(ids)
+        consumers = await Consumers(seen).of(ids)
         return [
             {
                 **{name: row[name] for name in ("id", "name", "host", "ip", "gpus")},

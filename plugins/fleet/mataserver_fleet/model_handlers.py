@@ -137,8 +137,7 @@ class ModelHandlers(Handlers):
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the models."""
-        rows = await finish(self._models.page(page_of(request)))
-        shown = await finish(self._views(request).models(rows.found))
+        shown, rows = await finish(self._views(request).page(page_of(request)))
         models = [ModelView(**each) for each in shown]
         listed = ModelList(models=models, total=rows.total, next_cursor=rows.next_cursor)
         return self._ctx.http.respond(listed)
@@ -146,13 +145,13 @@ class ModelHandlers(Handlers):
     async def one(self, request: web.Request) -> web.Response:
         """Answer one model, with its metadata from its Tritons."""
         check_query(request, TRITON)
-        row = await finish(self._models.one(request.match_info["identity"]))
-        (shown,) = await finish(self._views(request).models([row], files=True))
+        look = self._views(request).one(request.match_info["identity"], files=True)
+        shown, revision = await finish(look)
         only = request.query.get("triton_id")
         if only is not None:
             only = (await finish(self._components.tritons.one(only)))["name"]
-        config = await self._config(row["name"], shown, only)
-        return tagged(self._ctx, ModelDetail(**shown, config=config), row["revision"])
+        config = await self._config(shown["name"], shown, only)
+        return tagged(self._ctx, ModelDetail(**shown, config=config), revision)
 
     async def change(self, request: web.Request) -> web.Response:
         """Describe a model."""
@@ -161,8 +160,8 @@ class ModelHandlers(Handlers):
             tags = expected(request, requested.version)
             row = await finish(self._models.describe(identity, requested.description, tags))
         self._note(request, "described the model", row["name"])
-        (shown,) = await finish(self._views(request).models([row]))
-        return tagged(self._ctx, ChangedModel(**shown), row["revision"])
+        shown, revision = await finish(self._views(request).one(str(row["id"])))
+        return tagged(self._ctx, ChangedModel(**shown), revision)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Unload a model and remove it."""

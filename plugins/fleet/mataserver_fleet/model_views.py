@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from mataserver_database import Page
+    from mataserver_database import Page, Rows
     from mataserver_fleet.store import Store
 
 _CURSORS = Cursors("versions", int)
@@ -126,20 +126,30 @@ class ModelViews:
     """Makes what is shown. ``full`` is whether reasons are shown whole: they hold tracebacks."""
 
     def __init__(self, store: Store, *, full: bool) -> None:
-        self._models = Models(store)
-        self._placements = Placements(store)
-        self._counts = ModelCounts(store)
+        self._store = store
         self._full = full
 
-    async def models(
-        self, rows: Sequence[sa.RowMapping], *, files: bool = False
+    async def page(self, page: Page) -> tuple[list[dict[str, Any]], Rows]:
+        """Return the fields of a ``ModelView`` for each of a page. Raises ``InvalidParams``."""
+        async with self._store.snapshot() as seen:
+            rows = await Models(seen).page(page)
+            return await self._shown(seen, rows.found), rows
+
+    async def one(self, identity: str, *, files: bool = False) -> tuple[dict[str, Any], int]:
+        """Return those of a model, by id or name, and its revision. Raises ``NotFound``."""
+        async with self._store.snapshot() as seen:
+            row = await Models(seen).one(identity)
+            (shown,) = await self._shown(seen, [row], files=files)
+            return shown, row["revision"]
+
+    async def _shown(
+        self, seen: Store, rows: Sequence[sa.RowMapping], *, files: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the fields of a ``ModelView`` for each of some models."""
-        ids = [row["id"] for row in rows]
-        versions = await self._models.versions(ids)
-        placed = await self._placements.of(ids)
-        counted = await self._counts.totals(ids)
-        listed = await self._models.files([row["id"] for row in versions]) if files else None
+        ids, models = [row["id"] for row in rows], Models(seen)
+        versions = await models.versions(ids)
+        placed = await Placements(seen).of(ids)
+        counted = await ModelCounts(seen).totals(ids)
+        listed = await models.files([row["id"] for row in versions]) if files else None
         return [
             self._model(
                 row,

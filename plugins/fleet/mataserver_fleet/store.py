@@ -48,6 +48,15 @@ class Store:
         return self.database.read()
 
     @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Store]:
+        """Give a store all of whose readings are of one moment, for what is made of several.
+
+        A thing that is shown with a tag has what had that tag: no more, no less.
+        """
+        async with self.read() as connection:
+            yield _Snapshot(self, connection)
+
+    @contextlib.asynccontextmanager
     async def change(self, taken: str = _CONFLICT_DETAIL) -> AsyncIterator[Connection]:
         """Give a connection that writes; every process is notified after the commit.
 
@@ -91,6 +100,18 @@ class Store:
         query = sa.select(FACTS.c.value).where(FACTS.c.name == "version")
         found: str | None = await connection.scalar(query)
         return found
+
+
+class _Snapshot(Store):
+    """A store that reads by one connection. One after another: a connection takes no two."""
+
+    def __init__(self, store: Store, connection: Connection) -> None:
+        super().__init__(store.database, store.clock)
+        self._connection = connection
+
+    def read(self) -> AbstractAsyncContextManager[Connection]:
+        """Give the connection."""
+        return contextlib.nullcontext(self._connection)
 
 
 class ChangeSignal:

@@ -200,7 +200,7 @@ class UserHandlers(Handlers):
         """Answer the applications of a user."""
         check_query(request, ())
         user = await self._visible(request)
-        revision = await self._people.revision(user.id)
+        _, revision = await self._people.tagged(user.id)
         apps = (await finish(self._grants.apps([user.id])))[user.id]
         return tagged(self._ctx, AppNames(apps=apps), _tag(revision, apps))
 
@@ -267,13 +267,8 @@ class UserHandlers(Handlers):
         return [UserView(**_fields(user, apps)) for user in users]
 
     async def _answer(self, user: str, kind: type[UserView], status: int = 200) -> web.Response:
-        """Answer with a user by their id.
-
-        The revision is read first: a change in between is shown under an older tag, and an
-        update with that tag is refused. The other way round the change would be missed.
-        """
-        revision = await self._people.revision(user)
-        found = await self._people.one(user)
+        """Answer with a user by their id. The tag is made of what is shown."""
+        found, revision = await self._people.tagged(user)
         apps = await finish(self._grants.apps([user]))
         tag = _tag(revision, apps[user])
         return tagged(self._ctx, kind(**_fields(found, apps)), tag, status)

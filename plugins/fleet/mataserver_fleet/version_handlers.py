@@ -169,8 +169,8 @@ class VersionHandlers(Handlers):
             check_name(name)
             row = await finish(self._made(name, form, who))
         self._note(request, "made the model", row["name"])
-        (shown,) = await finish(self._views(request).models([row], files=True))
-        return tagged(self._ctx, ModelView(**shown), row["revision"], 201)
+        shown, revision = await finish(self._views(request).one(str(row["id"]), files=True))
+        return tagged(self._ctx, ModelView(**shown), revision, 201)
 
     async def _made(self, name: str, form: Uploads, who: Principal) -> sa.RowMapping:
         files, words = model_files(form.files), description_of(form.fields)
@@ -183,10 +183,9 @@ class VersionHandlers(Handlers):
     async def index(self, request: web.Request) -> web.Response:
         """Answer the versions of a model."""
         page = page_of(request)
-        row = await finish(self._models.one(request.match_info["identity"]))
-        (shown,) = await finish(self._views(request).models([row], files=True))
-        listed = page_of_versions(shown["versions"], page)
-        return tagged(self._ctx, listed, row["revision"])
+        look = self._views(request).one(request.match_info["identity"], files=True)
+        shown, revision = await finish(look)
+        return tagged(self._ctx, page_of_versions(shown["versions"], page), revision)
 
     async def add_version(self, request: web.Request) -> web.Response:
         """Add a version, or a piece of one of its files."""
@@ -231,7 +230,8 @@ class VersionHandlers(Handlers):
         self, request: web.Request, row: sa.RowMapping, added: AddedVersion, revision: int
     ) -> web.Response:
         if request.method == "PATCH":
-            (shown,) = await finish(self._views(request).models([row], files=True))
+            # Not by the row, which was read before the version was added.
+            shown, revision = await finish(self._views(request).one(str(row["id"]), files=True))
             return tagged(self._ctx, ChangedModel(**shown), revision)
         return tagged(self._ctx, added, revision, 201)
 

@@ -83,6 +83,7 @@ async def test_each_change_by_its_tag(serve, caplog):
             status, answer = await client.ask(method, path, **_request(given, {"If-Match": tag}))
             assert status in {200, 201}, (method, path, answer)
             assert f"({me['id']}) " in caplog.text, (method, path)
+            assert answer.get("tag") in {None, client.headers.get("ETag")}, (method, path)
             again, _ = await client.ask(method, path, **_request(given, {"If-Match": tag}))
             assert again in {404, 412}, (method, path)
             if again == 404:
@@ -197,6 +198,29 @@ async def test_one_tag_counts_once(client):
         await asyncio.gather(*(client.ask("POST", path) for _, path, _ in asked[:-1]))
         _, ada = await client.ask("GET", "/api/users/ada")
         assert ada["apps"] == (names if verb == "auth" else [])
+
+
+async def test_a_tag_is_of_what_is_shown(client):
+    """What is read while others change it has the tag of just that: no older one, which is 412."""
+    await client.made("/api/apps", {"name": "a"})
+    await client.made("/api/consumers", {"name": "c"})
+    await client.person("ada")
+    writing = asyncio.create_task(_link_again_and_again(client))
+
+    async def look(path):
+        seen = {}
+        while not writing.done():
+            _, shown = await client.ask("GET", path)
+            assert seen.setdefault(client.headers["ETag"], shown) == shown
+
+    await asyncio.gather(writing, *(look(path) for path in ("/api/apps/a", "/api/users/ada") * 2))
+
+
+async def _link_again_and_again(client):
+    for number in range(3):
+        for method in ("POST", "DELETE"):
+            assert (await client.ask(method, "/api/apps/a/consumers/c"))[0] in {200, 201}
+        await client.ask("PATCH", "/api/users/ada", json={"tags": f"tag{number}"})
 
 
 async def test_a_stale_tag_of_a_change_of_nothing(client):
