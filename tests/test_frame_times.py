@@ -76,6 +76,26 @@ def test_a_wrong_timestamp():
     assert {late - early for early, late in pairwise(found[2:])} == {Fraction(1, 25)}
 
 
+def doubled(source, path):
+    """Copy a video so that each two frames are shown at one time, the first one's."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream, step = stream, round(1 / 25 / packet.time_base)
+                packet.pts -= packet.pts % (2 * step)
+                made.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("form", ["mkv", "flv"])
+def test_frames_with_the_same_time(tmp_path, form):
+    """The last two, which the decoder kept to its end, have the time that the file tells."""
+    source = write(tmp_path / "a.mkv", options={"bf": "3"})
+    found = times(doubled(source, tmp_path / f"b.{form}"))
+    assert found[-2:] == pytest.approx([(COUNT - 2) / 25] * 2, abs=0.0011)
+
+
 def test_places_of_packets(tmp_path):
     """An AVI with a place per packet, most of them empty: frames come in order, 0.04 s apart."""
     with av.open(str(write(tmp_path / "a.ts", options={"bf": "3"}))) as given:

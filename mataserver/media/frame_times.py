@@ -74,7 +74,8 @@ class _Clock:
     def _most_plausible(self, pts: int | None, dts: int | None) -> int | None:
         """Return the timestamp of the kind that ascended so far, as FFmpeg chooses.
 
-        None for a frame without one: a decoder that is flushed returns some without ``dts``.
+        A decoder that is flushed returns frames without ``dts``: they go on by ``pts``, or without
+        a timestamp where those are guesses.
         """
         for kind, stamp in enumerate((pts, dts)):
             before = self._before[kind]
@@ -83,4 +84,6 @@ class _Clock:
                 self._before[kind] = stamp
         known = self._before[1] is not None
         by_packets = known and (self._numbered or self._faults[0] > self._faults[1])
-        return dts if by_packets or pts is None else pts
+        if by_packets and (dts is not None or self._numbered):
+            return dts
+        return dts if pts is None else pts
