@@ -58,10 +58,11 @@ def made():
     return make
 
 
-def encode(codec, options, form):
+def encode(codec, options, form, begin="0"):
     """Return the bytes of a video of ``COUNT`` frames, each ``GROUP``th a key frame."""
     made = io.BytesIO()
-    with kept(), av.open(made, "w", format=form) as container:
+    layout = {"output_ts_offset": begin}
+    with kept(), av.open(made, "w", format=form, options=layout) as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.bit_rate = 192, 128, 400_000
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -154,6 +155,15 @@ def test_recordings_that_were_joined(made, name, left_out):
         else:
             assert count + decoder.damaged == 2 * COUNT
     assert any(marked)
+
+
+@pytest.mark.parametrize("begin", ["0", "8"])
+def test_recordings_with_a_pause_between_them(made, begin):
+    """One that begins an hour later is whole, and so is the last frame before it."""
+    first, form = made("h264 high")
+    second = counted_from(encode(*VIDEOS["h264 high"], "3600"), int(begin))
+    found, damaged, _ = decode(first + second, form)
+    assert (len(found), damaged) == (2 * COUNT, 0)
 
 
 def test_a_recording_that_is_cut_off_before_another(made):

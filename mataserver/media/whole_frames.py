@@ -25,6 +25,8 @@ _OPTIONS = {
     "mjpeg": {"err_detect": "explode"},  # else what is missing at a picture's end is padded
     "hevc": {"flags": "+output_corrupt"},  # else they are left out unseen, and not counted
 }
+_LONGEST_STEP = 1
+"""Seconds from a frame to the next of the same recording."""
 
 
 class WholeFrames:
@@ -136,7 +138,11 @@ class WholeFrames:
 
 
 def _joins(last: Packet[VideoStream], packet: Packet[VideoStream]) -> bool:
-    """Whether a packet begins another recording: the transport's numbers begin anew, too."""
-    if last.dts is None or packet.dts is None:
+    """Whether a packet begins another recording: the transport's numbers begin anew, too.
+
+    Its times are earlier ones, or much later. Where they go on, a part may have been lost.
+    """
+    if last.dts is None or packet.dts is None or packet.time_base is None:
         return False
-    return packet.is_keyframe and packet.dts < last.dts
+    step = (packet.dts - last.dts) * packet.time_base
+    return packet.is_keyframe and not 0 <= step <= _LONGEST_STEP
