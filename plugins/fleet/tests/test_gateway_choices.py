@@ -79,8 +79,24 @@ async def test_a_mirror(stand, upstreams, targets):  # noqa: F811
     await eventually(lambda: len(upstreams[0].seen) == 2)
     copy = next(each for each in upstreams[0].seen if "/versions/3/" in each.path)
     assert (copy.body, copy.headers["Content-Type"]) == (b'{"a":1}', "application/octet-stream")
-    upstreams[0].ready.discard("3")
     assert next(iter(stand.gateway.usage.total.values())).requests == 1
+
+
+async def test_a_mirror_that_one_server_has(stand, upstreams, targets):  # noqa: F811
+    """Every copy goes there: elsewhere it would be refused, and nobody told."""
+    upstreams[0].ready.discard("3")
+    stand.follow(application(*targets, route={"mirror": "3"}))
+    first = stand.gateway.servers.get(targets[0])
+    await eventually(lambda: first.unready)
+    for number in range(1, 9):
+        await stand.ask()
+        await eventually(lambda: copies(upstreams[1]) == number)  # noqa: B023 - within the turn
+    assert not copies(upstreams[0])
+
+
+def copies(upstream):
+    """Return how many copies a server was sent."""
+    return sum("/versions/3/" in each.path for each in upstream.seen)
 
 
 async def test_a_sequence_stays_where_it_began(stand, upstreams, targets):  # noqa: F811

@@ -417,3 +417,74 @@ def test_fields_that_are_cut():
     for size in range(len(whole)):
         with contextlib.suppress(BadRequest):
             protobuf.requested_model(whole[:size], infer=True)
+
+
+async def streamed(door, *messages):
+    """Send messages as one stream; return its answers, or how it ended."""
+    call = door.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=(("apikey", KEY),))
+    answers = []
+    try:
+        for message in messages:
+            await call.write(message)
+            answers += [await call.read(), await call.read()]
+        await call.done_writing()
+        await rest(call)
+    except grpc.aio.AioRpcError as error:
+        return error.code().name, error.details(), error.trailing_metadata().get("retry-after")
+    return answers
+
+
+async def test_a_stream_begins_at_a_server_that_can_be_reached(door):
+    """As a call does: the one that is away is passed over, and its address is not told."""
+    away = Target("127.0.0.1", door.targets[0].port, 1e6, rpc=9)
+    door.stand.follow(application(away, door.targets[1], route=GRPC))
+    assert await streamed(door, INFER) == [b"two1", b"two2"]
+    assert not door.stand.gateway.usage.failures.newest().errors
+    door.stand.follow(application(away, route=GRPC))
+    told = ("UNAVAILABLE", "The model is not ready on any server", "1")
+    assert await streamed(door, INFER) == told
+    [error] = door.stand.gateway.usage.failures.newest().errors
+    assert (error.status, error.consumer, error.model, error.reason) == (
+        *(500, "consumer-1", "cats"),
+        told[1],
+    )
+    (count,) = door.stand.gateway.usage.total.values()
+    assert (count.requests, count.failed, count.bytes_in) == (2, 1, 2 * len(INFER))
+
+
+async def test_a_stream_without_a_server_is_a_request(door):
+    """It counts as failed, and against the limits, as a call does."""
+    door.stand.follow(application(route=GRPC), consumers=[consumer(1, KEY, quota=2)])
+    found = [(await streamed(door, INFER))[0] for _ in range(3)]
+    assert found == ["UNAVAILABLE", "UNAVAILABLE", "RESOURCE_EXHAUSTED"]
+    (count,) = door.stand.gateway.usage.total.values()
+    assert (count.requests, count.failed) == (2, 2)
+
+
+async def test_a_server_that_is_late(door):
+    """The gateway says so, to an operator too; its consumer's own deadline is no error."""
+    door.peers[0].pause.clear()
+    assert await door.ask(timeout=0.1) == "DEADLINE_EXCEEDED"
+    assert not door.stand.gateway.usage.failures.newest().errors
+    door.stand.follow(application(door.targets[0], route=GRPC, timeout=0.2))
+    assert await door.ask() == "DEADLINE_EXCEEDED"
+    [error] = door.stand.gateway.usage.failures.newest().errors
+    assert (error.status, error.reason) == (500, "The server did not answer within 0.2 s")
+
+
+async def test_a_mirror(door, upstreams):  # noqa: F811
+    """A copy goes to a server that has the version, whichever the request names."""
+    upstreams[0].ready.discard("3")
+    route = {**GRPC, "mirror": "3"}
+    door.stand.follow(application(*door.targets, route=route))
+    first = door.stand.gateway.servers.get(door.targets[0])
+    await until(lambda: "/v2/models/cats/versions/3/ready" in first.unready)
+    third, copies = protobuf.text(2, "3"), []
+    for message in (INFER, INFER + protobuf.text(2, "1")) * 4:
+        assert (await door.ask(message=message)).endswith(message)
+        copies.append(message + third)
+        await until(lambda: [each for _, each in door.peers[1].seen if third in each] == copies)
+    assert not any(third in message for _, message in door.peers[0].seen)
+    assert {each["x-consumer-username"] for each in door.peers[1].metadata} == {"consumer-1"}
+    (count,) = door.stand.gateway.usage.total.values()
+    assert count.requests == len(copies)

@@ -24,8 +24,6 @@ MAX_ANSWER_BYTES = 1 << 29
 """Bytes of an answer by gRPC, which is in memory."""
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
-_TOO_LARGE = "Received message larger than max"
-"""What gRPC says of a message over a limit; who says it, a client or a server, stands before it."""
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     # A server that comes back gets calls soon: gRPC's default back-off grows to two minutes.
@@ -33,26 +31,6 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
-
-
-def outcome_of(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
-    """Return the code and the words with which a consumer's call ends for a server's failure.
-
-    gRPC calls an answer over the limit ``RESOURCE_EXHAUSTED``, as if the consumer had asked too
-    often.
-    """
-    told = error.details() or ""
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and f"CLIENT: {_TOO_LARGE}" in told:
-        limit = f"{MAX_ANSWER_BYTES / 2**20:g} MiB"
-        return grpc.StatusCode.INTERNAL, f"The server's answer is over the limit of {limit}"
-    return error.code(), told
-
-
-def retry_metadata(error: grpc.aio.AioRpcError) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that says when a call that a server failed may succeed, if it did."""
-    told = str((error.trailing_metadata() or {}).get("retry-after", ""))
-    is_seconds = told.isascii() and told.isdecimal() and len(told) < 10
-    return (("retry-after", told),) if is_seconds else ()
 
 
 class ChannelPool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.grants import ConsumerGrants
     from mataserver_fleet.gateway.limits import Admission
     from mataserver_fleet.gateway.matching import RouteMatch
+    from mataserver_fleet.gateway.mirroring import Mirror
     from mataserver_fleet.gateway.probes import Prober
     from mataserver_fleet.gateway.selection import ServerSelector
     from mataserver_fleet.gateway.sequences import Destination, SequenceStep
@@ -41,8 +42,6 @@ PAUSE, MAX_PAUSE = 0.05, 0.5
 _MODEL_MISSING_STATUSES = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
 _MODEL_NOT_READY = 503
-MAX_MIRRORED = 16
-"""Mirrored copies in flight at a time; further requests are not mirrored."""
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 log = logging.getLogger("mataserver.plugin.fleet")
@@ -111,21 +110,17 @@ class Forwarder:
         connections: ConnectionPool,
         prober: Prober,
         grants: ConsumerGrants,
+        *,
+        mirror: Mirror,
         unread: float = 30.0,
     ) -> None:
         self._grants = grants
+        self._mirror = mirror
         self._servers = servers
         self._selector = selector
         self._connections = connections
         self._prober = prober
         self._unread = unread
-        self._mirror_tasks: set[asyncio.Task[None]] = set()
-
-    async def close(self) -> None:
-        """Cancel the copies in flight."""
-        for task in self._mirror_tasks:
-            task.cancel()
-        await asyncio.gather(*self._mirror_tasks, return_exceptions=True)
 
     async def answer(self, call: Call, first: FirstAttempt | None = None) -> web.StreamResponse:
         """Return the answer; ``first`` is the attempt already made of a call without a sequence.
@@ -136,7 +131,7 @@ class Forwarder:
             call.destination = self._selector.bound_destination(
                 *call.match[:2], call.step, call.consumer.id
             )
-            self._mirror(call)
+            self._start_copy(call)
         place, version, _ = call.match
         application = place.application
         now = asyncio.get_running_loop().time()
@@ -253,15 +248,11 @@ class Forwarder:
 
     # copies
 
-    def _mirror(self, call: Call) -> None:
+    def _start_copy(self, call: Call) -> None:
         """Send a copy to the mirrored version; its answer is not awaited."""
-        route, body = call.match.place.route, call.body
-        if not route.mirror or call.step is not None or not isinstance(body, BufferedBody):
-            return
-        if len(self._mirror_tasks) < MAX_MIRRORED:
-            task = asyncio.ensure_future(self._copy(call, body))
-            self._mirror_tasks.add(task)
-            task.add_done_callback(self._mirror_tasks.discard)
+        body = call.body
+        if call.match.place.route.mirror and call.step is None and isinstance(body, BufferedBody):
+            self._mirror.start(functools.partial(self._copy, call, body))
 
     async def _copy(self, call: Call, body: BufferedBody) -> None:
         application, route = call.match.place

@@ -28,6 +28,7 @@ from mataserver_fleet.gateway.inspection import JsonPart, inspect_body
 from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads, owner_of
 from mataserver_fleet.gateway.limits import RateLimiter
 from mataserver_fleet.gateway.matching import RouteMatch
+from mataserver_fleet.gateway.mirroring import Mirror
 from mataserver_fleet.gateway.probes import Prober
 from mataserver_fleet.gateway.relaying import CLIENT_CLOSED
 from mataserver_fleet.gateway.resolving import AddressResolver
@@ -88,6 +89,7 @@ class Gateway:
         self.usage = Usage()
         self.admissions = Admissions(self.limits, self.usage.failures)
         self.grants = ConsumerGrants()
+        self.mirror = Mirror()
         self.servers = Servers()
         self.selector = ServerSelector(self.servers)
         self._application_info = ApplicationInfo(self.servers)
@@ -104,7 +106,8 @@ class Gateway:
         asking = (self._session, self.resolver, self._own_model)
         self.prober = Prober(self.servers, *asking, probe, timeout)
         routing = (self.servers, self.selector, self.connections)
-        self._forwarding = Forwarder(*routing, self.prober, self.grants, self._unread)
+        onward = *routing, self.prober, self.grants
+        self._forwarding = Forwarder(*onward, mirror=self.mirror, unread=self._unread)
         count = functools.partial(_count, self.usage)
         self._fast_path = FastPath(*routing, self.admissions.admit, self._answer_counted, count)
         self._video_sessions = self._make_sessions(
@@ -116,7 +119,7 @@ class Gateway:
     async def __aexit__(self, *exc: object) -> None:
         """Close the connections to servers."""
         await self.prober.close()
-        await self._forwarding.close()
+        await self.mirror.close()
         self.connections.close()
         await self._session.close()
         await self._self_session.close()

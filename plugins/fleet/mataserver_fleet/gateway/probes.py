@@ -69,7 +69,7 @@ class Prober:
         """
         wanted: dict[Target, dict[str, str]] = {each: {} for each in snapshot.peers}
         for route in snapshot.routes():
-            paths = {route.path(each.version, "ready"): route.model for each in route.releases}
+            paths = {route.path(each, "ready"): route.model for each in route.versions()}
             for target in route.targets:
                 wanted.setdefault(target, {}).update(paths)
         self._paths = {target.url: paths for target, paths in wanted.items()}

@@ -84,7 +84,7 @@ def names_region(message: bytes) -> bool:
 
 
 def with_version(message: bytes, version: str) -> bytes:
-    """Return a message that names a version where it named none."""
+    """Return a message that names a version: of several the last one counts."""
     raw = version.encode()
     return b"%b%c%c%b" % (message, _VERSION << 3 | _BYTES, len(raw), raw)
 

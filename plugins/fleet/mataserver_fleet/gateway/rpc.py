@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 
-from mataserver import MataError, NotFound, sole_value
+from mataserver import MataError, NotFound, Unavailable, sole_value
 from mataserver_fleet.gateway import callers, protobuf
-from mataserver_fleet.gateway.channels import outcome_of, retry_metadata
 from mataserver_fleet.gateway.grants import InvalidKey, Unlinked
 from mataserver_fleet.gateway.inspection import region_refusal
 from mataserver_fleet.gateway.keys import keys_in_fields
+from mataserver_fleet.gateway.outcomes import (
+    CODES,
+    FAILED_CODES,
+    abort,
+    outcome_of,
+    own_words,
+    retry_metadata,
+    status_of,
+)
 from mataserver_fleet.gateway.rpc_forwarding import (
     SERVICE,
     RpcCall,
     RpcForwarder,
     adds_version,
-    no_server,
     upstream_metadata,
 )
 from mataserver_fleet.gateway.rpc_streams import STREAM_METHOD, ServerStream
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
     from mataserver import RpcPort, Share
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.sequences import Destination
-    from mataserver_fleet.gateway.snapshot import Consumer, Place
+    from mataserver_fleet.gateway.snapshot import Consumer, Place, Snapshot
 
 _FORWARDED_METHODS = frozenset(
     {"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}
@@ -48,26 +54,6 @@ _LOCAL_ANSWERS = {
     "ServerMetadata": protobuf.text(1, "mataserver") + protobuf.text(2, "2"),
 }
 """What the gateway answers itself."""
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    409: grpc.StatusCode.ALREADY_EXISTS,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-}
-_FAILED_CODES = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-    }
-)
-
-log = logging.getLogger("mataserver.plugin.fleet")
 
 
 class Caller(NamedTuple):
@@ -98,7 +84,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def __aexit__(self, *exc: object) -> None:
         """Accept no further calls; wait for those in flight where the server stops."""
         await self._rpc_port.__aexit__(*exc)
-        await self._forwarding.channels.close()
+        await self._forwarding.close()
 
     def service(self, details: Any) -> Any:
         """Return what answers a method; None for one that is not passed on."""
@@ -121,7 +107,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
                 return bytes(await answer(name, context))
             except MataError as error:
                 self._gateway.admissions.note_unlinked(error)
-                await _abort(context, error)
+                await abort(context, error)
             raise AssertionError  # ``abort`` raises
 
         return call
@@ -144,13 +130,13 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> bytes:
         """Return the answer to a message, in flight until it is read; count it as usage."""
         requested = protobuf.requested_model(message, infer=name == "ModelInfer")
-        place = self._place(caller, requested.model)
+        place = _place(self._gateway.snapshot, caller, requested.model)
         if name == "ModelInfer":
             self._check_regions(place, message)
         admission = self._gateway.admissions.admit(caller.consumer, place)
         code, answer, reason = grpc.StatusCode.CANCELLED, b"", ""
         try:
-            call = RpcCall(name, message, requested, place, caller.consumer)
+            call = RpcCall(name, message, requested, place, caller.consumer, context.peer())
             received = await self._forwarding.answer(call, context)
             share.give_back()
             self._rpc_port.answer(context, self._gateway.share(caller.consumer), len(received))
@@ -158,9 +144,10 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code, told = outcome_of(error)
+            reason = own_words(error, told)
             await context.abort(code, told, retry_metadata(error))
         except MataError as error:
-            code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+            code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
             reason = error.detail
             raise
         finally:
@@ -169,7 +156,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
                 took = time.monotonic() - admission.begun
             subject, sizes = _subject(caller, place), (len(message), len(answer))
             self._gateway.usage.note(
-                admission.day, subject, _status(code), *sizes, took, reason=reason
+                admission.day, subject, status_of(code), *sizes, took, reason=reason
             )
         return answer
 
@@ -180,19 +167,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             share = self._gateway.share(caller.consumer)
             first = await self._read_first(context, caller, share)
             requested = protobuf.requested_model(first, infer=True)
-            place = self._place(caller, requested.model)
-            selector, who = self._gateway.selector, caller.consumer.id
-            bound = selector.bound_destination(place, requested.version, requested.step, who)
-            destination = selector.choose(place, requested.version, bound, rpc=True)
-            if destination is None:
-                raise no_server()
+            place = _place(self._gateway.snapshot, caller, requested.model)
+            destination, channel = await self._connect(caller, place, first, requested)
             stream = ServerStream(
                 functools.partial(self._admit_message, caller, destination),
                 self._gateway.servers.get(destination.target),
                 upstream_metadata(destination.target, caller.consumer, context.peer()),
                 share,
             )
-            channel = await self._forwarding.channels.get(destination.target)
             with self._gateway.grants.hold(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
                     self._add_usage(caller, place, UsageCount(bytes_out=len(answer)))
@@ -201,18 +183,35 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
                 raise stream.refusal
         except grpc.aio.AioRpcError as error:
             code, told = outcome_of(error)
-            if code in _FAILED_CODES:
+            if code is grpc.StatusCode.UNAVAILABLE:
+                self._forwarding.doubt(destination.target)
+            if code in FAILED_CODES:
                 self._add_usage(caller, place, UsageCount(failed=1))
-                self._gateway.usage.failures.note(_status(code), _subject(caller, place))
+                reason = own_words(error, told)
+                self._gateway.usage.failures.note(status_of(code), _subject(caller, place), reason)
             await context.abort(code, told, retry_metadata(error))
         except MataError as error:
             self._gateway.admissions.note_unlinked(error)
-            await _abort(context, error)
-        except OSError:  # the server has no address that may be asked
-            await _abort(context, no_server())
+            await abort(context, error)
         finally:
             if share is not None:
                 share.give_back()
+
+    async def _connect(
+        self, caller: Caller, place: Place, first: bytes, requested: protobuf.RequestedModel
+    ) -> tuple[Destination, Any]:
+        """Return the server of a stream and its channel; a stream without one counts as failed.
+
+        Raises ``Unavailable``, ``SequenceTaken`` and ``TooManyRequests``.
+        """
+        attempts = self._forwarding.attempts(place, requested, caller.consumer)
+        try:
+            return await self._forwarding.connect(place, requested.version, attempts)
+        except Unavailable as error:
+            day = self._gateway.admissions.admit(caller.consumer, place).day
+            subject, reason = _subject(caller, place), error.detail
+            self._gateway.usage.note(day, subject, 500, len(first), 0, reason=reason)
+            raise
 
     def _admit_message(self, caller: Caller, destination: Destination, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
@@ -220,7 +219,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         Raises as a call does.
         """
         requested = protobuf.requested_model(message, infer=True)
-        place = self._place(caller, requested.model)
+        place = _place(self._gateway.snapshot, caller, requested.model)
         if destination.target not in place.route.targets:
             raise NotFound("The stream's server does not have this model")
         self._check_regions(place, message)
@@ -251,17 +250,6 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         application = sole_value("application", given.get("application", ()))
         return Caller(callers.consumer_of_keys(self._gateway.snapshot, keys), application)
 
-    def _place(self, caller: Caller, model: str) -> Place:
-        """Return the route to a model. Raises ``NotFound`` and ``Unlinked``."""
-        every = self._gateway.snapshot.models.get(model, ())
-        named = [e for e in every if caller.application in {"", e.application.name}]
-        for place in named:
-            if caller.consumer.id in place.application.consumers:
-                return place
-        if named:
-            raise Unlinked(caller.consumer.name, named[0].application.name)
-        raise NotFound(f"No such model: {model[:64]}")
-
     async def _read_first(self, context: Any, caller: Caller, share: Share) -> bytes:
         """Return the first message. Raises as ``RpcPort.read``, and ``InvalidKey``."""
 
@@ -277,16 +265,17 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._gateway.usage.add(self._gateway.limits.today(), _subject(caller, place), count)
 
 
-def _status(code: Any) -> int:
-    """Return the status as which an outcome counts."""
-    return 500 if code in _FAILED_CODES else 200
+def _place(snapshot: Snapshot, caller: Caller, model: str) -> Place:
+    """Return the route to a model. Raises ``NotFound`` and ``Unlinked``."""
+    every = snapshot.models.get(model, ())
+    named = [e for e in every if caller.application in {"", e.application.name}]
+    for place in named:
+        if caller.consumer.id in place.application.consumers:
+            return place
+    if named:
+        raise Unlinked(caller.consumer.name, named[0].application.name)
+    raise NotFound(f"No such model: {model[:64]}")
 
 
 def _subject(caller: Caller, place: Place) -> Subject:
     return Subject(caller.consumer.name, place.application.name, place.route.model)
-
-
-async def _abort(context: Any, error: MataError) -> None:
-    code, seconds = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.retry_seconds
-    later = () if seconds is None else (("retry-after", str(seconds)),)
-    await context.abort(code, error.detail, later)

@@ -95,6 +95,11 @@ class Route(Struct, frozen=True):
     releases: tuple[Release, ...] = (Release(),)
     mirror: str = ""
 
+    def versions(self) -> tuple[str, ...]:
+        """Return the versions that requests or their copies may be sent to."""
+        mirror = (self.mirror,) if self.mirror else ()
+        return (*(each.version for each in self.releases), *mirror)
+
     def path(self, version: str, verb: str) -> str:
         """Return the path at a target: made of what is known here, never of a request's path."""
         if verb == IMAGE_VERB:
