@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway_stand import INFER, application, eventually, stand, upstreams  # noqa: F401
 from upstreams import Upstream
 
-from mataserver_fleet.gateway.probes import Prober
+from mataserver_fleet.gateway.probes import Prober, seconds_until_next
 from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Application, Route, Target
@@ -169,3 +169,11 @@ async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
     assert (hanging.late >= 20, server.is_suspect, server.is_alive) == (True, True, True)
     assert not await stand.gateway.prober.probe(target, server, path)
     assert not server.is_alive
+
+
+@pytest.mark.parametrize(
+    ("trouble", "seconds"), [(float("-inf"), 1.0), (0.0, 0.25), (10.0, 0.5), (3600.0, 1.0)]
+)
+def test_how_soon_a_server_in_trouble_is_looked_at_again(trouble, seconds):
+    """Soon at first; one that lacks a version that others try out is asked as often as any."""
+    assert seconds_until_next(1.0, trouble) == seconds

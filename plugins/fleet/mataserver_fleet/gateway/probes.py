@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.servers import Server, Servers
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
 
-RETRY_SECONDS = 0.25
-"""Seconds between two looks at a server that is in trouble."""
+RETRY_SECONDS, RETRY_PART = 0.25, 20
+"""Seconds between two looks at a server that is in trouble: at first, and then that part of the
+time since. A version that few servers have, for a share or a mirror, is missed by the others for as
+long as it is tried out."""
 MAX_LIST_BYTES = 1 << 24
 """Bytes of a mataserver's list of models."""
 MAX_READY_BYTES = 1 << 16
@@ -159,11 +161,14 @@ class Prober:
         server.mark_dead()
 
     async def _probe_forever(self, target: Target, server: Server) -> None:
+        since = float("inf")
         while True:
             all_ready = await self._probe_all(target, server)
+            now = self._servers.clock()
+            since = float("inf") if all_ready else min(since, now)
             server.probe_now.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval if all_ready else RETRY_SECONDS):
+                async with asyncio.timeout(seconds_until_next(self._interval, now - since)):
                     await server.probe_now.wait()
 
     async def _probe_all(self, target: Target, server: Server) -> bool:
@@ -219,3 +224,11 @@ class Prober:
             return frozenset(each.model for each in msgspec.json.decode(body, type=list[_Model]))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError("its list of models is malformed") from error
+
+
+def seconds_until_next(interval: float, trouble: float) -> float:
+    """Return when a server is looked at again that has been in trouble for ``trouble`` seconds.
+
+    Less than 0 for one that is not: after ``interval``, as for one that is so for long.
+    """
+    return interval if trouble < 0 else min(interval, max(RETRY_SECONDS, trouble / RETRY_PART))
